@@ -1,0 +1,90 @@
+//! Where records are applied.
+//!
+//! A target keeps the version of every record it holds, deleted ones included (tombstones), and applies a change only
+//! when it is newer (promises P4, P5). It knows nothing of queues, envelopes or keys. Fails with [`ApplyError`].
+
+mod error;
+
+pub use error::ApplyError;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+
+use syncline_shared::record::{Action, Record};
+
+/// How one table of a shared queue lands in the target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableMap {
+    /// The source's name in the envelope; with `table` it names where the records come from.
+    pub source: String,
+    /// The table's name in the envelope.
+    pub table: String,
+    /// The target's table, with a schema or without.
+    pub into: String,
+    /// Column names at the target by their names in the record; `None` takes all columns under the same names, a map
+    /// takes only those it names (key columns always).
+    pub columns: Option<BTreeMap<String, String>>,
+}
+
+impl TableMap {
+    /// The target's name of a record's column; `None` for a column that is not taken. A key column is always taken.
+    #[must_use]
+    pub fn column<'a>(&'a self, name: &'a str, is_key: bool) -> Option<&'a str> {
+        match &self.columns {
+            None => Some(name),
+            Some(map) => map.get(name).map(String::as_str).or(is_key.then_some(name)),
+        }
+    }
+}
+
+/// Records of one table and one action, in the order they have to take effect.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// Where they belong.
+    pub table: &'a TableMap,
+    /// What happened to them.
+    pub action: Action,
+    /// The records, oldest first; a key may repeat.
+    pub records: &'a [Record],
+}
+
+/// What became of one record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The target changed. A record folded into a newer one of the same call counts as applied too.
+    Applied,
+    /// The target already had exactly this version.
+    Duplicate,
+    /// The target had a newer version (or its tombstone).
+    Stale,
+    /// The target refused this record and took the others: for targets without transactions that answer per record.
+    Rejected {
+        /// Why, in one line without any value of the record.
+        error: String,
+    },
+}
+
+/// What became of the records of one [`Target::apply`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// One outcome per record, in the order of the batches and their records.
+    pub outcomes: Vec<Outcome>,
+}
+
+/// A system records are applied to. One instance serves one partition and is used by one task.
+pub trait Target: Send {
+    /// Applies batches in order; `Ok` means committed, as the outcomes say. Connects first if it has to.
+    ///
+    /// Idempotent: the same call again gives `Duplicate` or `Stale`. A dropped call may or may not have committed.
+    ///
+    /// # Errors
+    /// [`ApplyError`]: nothing of this call may be assumed to be committed. [`ApplyError::Record`] is about some record
+    /// of the call; the caller splits until it is alone.
+    fn apply(&mut self, batches: &[Batch<'_>]) -> impl Future<Output = Result<Applied, ApplyError>> + Send;
+
+    /// Reaches the target and checks that these tables can be applied to, without changing anything.
+    ///
+    /// # Errors
+    /// Every problem found.
+    fn check(&mut self, tables: &[TableMap]) -> impl Future<Output = Result<(), Vec<ApplyError>>> + Send;
+}

@@ -1,0 +1,5 @@
+//! The producer: reads changes from a source, decides by shares what leaves and in which form, seals and publishes it.
+//!
+//! The story is in `pipeline`; each step has a room of its own. Knows nothing of the consumer.
+
+pub mod source;

@@ -1,0 +1,103 @@
+//! Where changes come from.
+//!
+//! A source reports every change of its shared tables in order, with a version and a position it can go on from. It
+//! knows nothing of shares' rules, queues or encryption. Fails with [`SourceError`].
+
+mod error;
+
+pub use error::SourceError;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use syncline_shared::record::{Action, Row, Version};
+
+/// One change of one record, as its source reports it.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The table, as the shares name it.
+    pub table: Arc<str>,
+    /// What happened; [`Action::Bulk`] for rows read by a copy.
+    pub action: Action,
+    /// The key columns after the change (before it, for a delete). A change of the key itself is reported as a delete
+    /// of the old key and an insert of the new one.
+    pub key: Row,
+    /// The columns before the change, as far as the source knows them: all, the key alone, or nothing.
+    pub before: Option<Row>,
+    /// The columns after the change; `None` for deletes.
+    pub after: Option<Row>,
+    /// Orders this change among all changes of the record.
+    pub version: Version,
+    /// When it was committed.
+    pub at: Timestamp,
+    /// Who made it.
+    pub session: Session,
+    /// Systems it has passed before it came to this source; empty for a change made here.
+    pub origin: Arc<[String]>,
+    /// Set for rows read by a copy: only this share gets them, whatever others watch the table.
+    pub only_share: Option<Arc<str>>,
+}
+
+/// Who made a change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Session {
+    /// Whether a person was at work (`true`) or a job (`false`); `None` when the source cannot tell.
+    pub interactive: Option<bool>,
+    /// The user, where known.
+    pub user: Option<Arc<str>>,
+}
+
+/// What one [`Source::poll`] brought.
+#[derive(Clone, Debug)]
+pub struct Polled<P> {
+    /// Changes in source order; empty when there is nothing new.
+    pub changes: Vec<Change>,
+    /// Everything up to here is in the changes reported so far; `None` when nothing can be said yet (the middle of a
+    /// transaction).
+    pub position: Option<P>,
+}
+
+/// Bounds of one [`Source::poll`]: it stops at whichever comes first.
+#[derive(Clone, Copy, Debug)]
+pub struct PollLimit {
+    /// Changes.
+    pub changes: usize,
+    /// Bytes of column values, about; one larger change is still returned alone.
+    pub bytes: usize,
+}
+
+/// A table the producer's shares want to hear of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchedTable {
+    /// The name as the shares write it, with a schema or without.
+    pub table: Arc<str>,
+    /// Shares of this table that ask for the rows already there (`initial = "copy"`).
+    pub copy_for: Vec<Arc<str>>,
+}
+
+/// A system changes are read from.
+pub trait Source: Send {
+    /// Where the source is. Only the source looks inside.
+    type Position: Clone + fmt::Debug + Send + Sync + 'static;
+
+    /// Waits for changes and returns them in order; connects first if it has to.
+    ///
+    /// Cancel-safe: a dropped call loses nothing, the next one reports the same changes. May return empty at any time, with
+    /// a newer position when the source moved on without a change for us.
+    ///
+    /// # Errors
+    /// [`SourceError`]; the next call starts over from the last committed position.
+    fn poll(&mut self, limit: PollLimit) -> impl Future<Output = Result<Polled<Self::Position>, SourceError>> + Send;
+
+    /// Tells the source that everything up to here is safe elsewhere; it may forget it.
+    ///
+    /// Idempotent. `Ok` means stored, or stored soon enough that a crash only repeats changes.
+    fn commit(&mut self, upto: &Self::Position) -> impl Future<Output = Result<(), SourceError>> + Send;
+
+    /// Bytes of the source's log between what was committed and its end, where it has such a log.
+    fn lag_bytes(&self) -> Option<u64> {
+        None
+    }
+}

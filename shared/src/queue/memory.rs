@@ -1,0 +1,1 @@
+//! A broker in memory, for tests of what runs on top of a queue. Nothing survives the process.

@@ -1,0 +1,232 @@
+//! Shared queues: how sealed batches get from a producer to a consumer.
+//!
+//! A shared queue is split into partitions; each partition is in order and has one active consumer at a time. What is
+//! promised here holds for every implementation and is checked by one contract suite: RabbitMQ for
+//! several machines, the embedded queue (one SQLite file) for one machine. Plaintext never comes here: publishers take
+//! an [`Envelope`], which only sealing makes.
+
+pub mod dead_letter;
+mod error;
+mod memory;
+
+pub use dead_letter::{DeadLetter, Reason};
+pub use error::{PublishError, QueueError};
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
+
+use crate::envelope::{Envelope, Message};
+
+/// A shared queue by name, with its number of partitions, which is fixed for the life of the queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedQueue {
+    /// Its name in the configuration and at the broker.
+    pub name: String,
+    /// How many partitions it has; at least 1.
+    pub partitions: u32,
+}
+
+/// A way to reach shared queues. Cheap to clone; connections are made by what it hands out.
+pub trait Broker: Clone + Send + Sync + 'static {
+    /// Publishes envelopes and parks dead letters.
+    type Publisher: Publisher;
+    /// Receives one partition.
+    type Subscriber: Subscriber;
+
+    /// Creates the shared queue with its partitions and its dead-letter queue, or checks that what exists is the same.
+    ///
+    /// Idempotent. # Errors: [`QueueError::Topology`] when a queue exists with other properties (systemic).
+    fn declare(&self, queue: &SharedQueue) -> impl Future<Output = Result<(), QueueError>> + Send;
+
+    /// Connects a publisher.
+    fn publisher(&self) -> impl Future<Output = Result<Self::Publisher, QueueError>> + Send;
+
+    /// Attaches to one partition as its consumer, or as a stand-by when it has one.
+    fn subscriber(
+        &self,
+        queue: &str,
+        partition: u32,
+        options: &SubscribeOptions,
+    ) -> impl Future<Output = Result<Self::Subscriber, QueueError>> + Send;
+
+    /// Depth, consumers and age of each partition, and of the dead letters.
+    fn status(&self, queue: &SharedQueue) -> impl Future<Output = Result<QueueStatus, QueueError>> + Send;
+
+    /// Reads up to `limit` dead letters of a shared queue without taking them, oldest first.
+    fn dead_letters(
+        &self,
+        queue: &str,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<DeadLetter>, QueueError>> + Send;
+
+    /// Takes the dead letters with these ids out of the queue: published again to their partition, or dropped.
+    ///
+    /// Replay is confirmed before the dead letter is removed, so a crash repeats it and never loses it. Returns how many
+    /// were found and settled.
+    fn settle_dead_letters(
+        &self,
+        queue: &str,
+        ids: &[String],
+        settlement: Settlement,
+    ) -> impl Future<Output = Result<usize, QueueError>> + Send;
+}
+
+/// What becomes of a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// Back to the partition it came from, as it was.
+    Replay,
+    /// Gone for good.
+    Discard,
+}
+
+/// How a consumer attaches to a partition.
+#[derive(Clone, Debug)]
+pub struct SubscribeOptions {
+    /// Names this replica; partitions are spread by hashing it (design: rendezvous hashing, no coordinator).
+    pub replica: String,
+    /// Upper bound of messages handed out and not yet settled.
+    pub prefetch: u16,
+}
+
+/// Sends messages; the broker's confirm is what counts.
+pub trait Publisher: Send {
+    /// Hands one envelope to the broker and returns its confirm, to be awaited later: many may be under way at once.
+    ///
+    /// Envelopes are taken by the broker in the order of the calls. A publisher whose connection broke connects again on
+    /// the next call; confirms of the broken one fail, and the caller sends from the first failed one again (promise P3).
+    ///
+    /// # Errors
+    /// [`PublishError`]; after one, nothing of this envelope is at the broker unless the error says "unknown".
+    fn publish(
+        &mut self,
+        queue: &str,
+        envelope: &Envelope,
+    ) -> impl Future<Output = Result<Confirm, PublishError>> + Send;
+
+    /// Hands one dead letter to the shared queue's dead-letter queue.
+    fn park(&mut self, letter: &DeadLetter) -> impl Future<Output = Result<Confirm, PublishError>> + Send;
+}
+
+/// Resolves when the broker has the message safe. `Ok` means stored and routed; nothing else does.
+#[must_use = "a message without its confirm may be lost"]
+pub struct Confirm(BoxFuture<'static, Result<(), PublishError>>);
+
+impl Confirm {
+    /// Wraps a broker's own confirm.
+    pub fn new(confirm: impl Future<Output = Result<(), PublishError>> + Send + 'static) -> Self {
+        Self(Box::pin(confirm))
+    }
+}
+
+impl Future for Confirm {
+    type Output = Result<(), PublishError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(context)
+    }
+}
+
+impl fmt::Debug for Confirm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Confirm")
+    }
+}
+
+/// Receives the messages of one partition, in order.
+pub trait Subscriber: Send {
+    /// Waits for the next message; `None` after the subscription was closed in good order. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`QueueError`]; the subscriber is of no use then, attach a new one. Unsettled deliveries come again, in order.
+    fn receive(&mut self) -> impl Future<Output = Result<Option<Delivery>, QueueError>> + Send;
+}
+
+/// How a broker settles one delivery.
+pub trait Settle: Send {
+    /// Takes the message off the queue.
+    fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), QueueError>>;
+}
+
+/// A message handed to this consumer. Dropping it unsettled leaves it in the queue: it comes again, in its place, once
+/// the subscription is closed.
+#[must_use = "an unsettled delivery comes again"]
+pub struct Delivery {
+    message: Message,
+    attempts: u32,
+    settle: Box<dyn Settle>,
+}
+
+impl Delivery {
+    /// For brokers: a message, how often it was handed out before, and how to settle it.
+    pub fn new(message: Message, attempts: u32, settle: Box<dyn Settle>) -> Self {
+        Self { message, attempts, settle }
+    }
+
+    /// The message as it came.
+    #[must_use]
+    pub const fn message(&self) -> &Message {
+        &self.message
+    }
+
+    /// How often it was handed out before and not settled, as far as the broker knows.
+    #[must_use]
+    pub const fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// Takes the message off the queue: its effect is committed, or it is safe elsewhere.
+    ///
+    /// # Errors
+    /// [`QueueError`]: the message may come again.
+    pub async fn ack(self) -> Result<(), QueueError> {
+        self.settle.ack().await
+    }
+
+    /// Sets the message aside as it came and takes it off the queue, in this order: the dead letter is confirmed first.
+    ///
+    /// # Errors
+    /// [`QueueError`]: the message may come again, and a second dead letter be written; nothing is lost.
+    pub async fn dead_letter(self, parking: &mut impl Publisher, letter: &DeadLetter) -> Result<(), QueueError> {
+        let confirm = parking.park(letter).await.map_err(QueueError::Park)?;
+        confirm.await.map_err(QueueError::Park)?;
+        self.ack().await
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery")
+            .field("message_id", &self.message.message_id)
+            .field("attempts", &self.attempts)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A shared queue as the broker sees it now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueStatus {
+    /// One entry per partition, in order.
+    pub partitions: Vec<PartitionStatus>,
+    /// Messages in the dead-letter queue.
+    pub dead_letters: u64,
+}
+
+/// One partition as the broker sees it now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionStatus {
+    /// Counted from 0.
+    pub partition: u32,
+    /// Messages waiting to be delivered.
+    pub ready: u64,
+    /// Messages delivered and not yet settled, where the broker tells.
+    pub unacked: Option<u64>,
+    /// Consumers attached; one is active, the others stand by.
+    pub consumers: u32,
+    /// Seconds since the oldest message was sealed, where the broker tells.
+    pub oldest_seconds: Option<u64>,
+}
