@@ -1,0 +1,93 @@
+//! TLS for clients: one crypto provider (ring), verification always on.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+use serde::Deserialize;
+use thiserror::Error;
+
+/// Certificates of a connection. Without any, the system's authorities are trusted and no client certificate is shown.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsConfig {
+    /// PEM file of the authorities to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file of the client certificate chain; needs `key_file`.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file of the client certificate's private key; needs `cert_file`.
+    pub key_file: Option<PathBuf>,
+}
+
+/// Certificates that cannot be used.
+#[derive(Debug, Error)]
+pub enum TlsError {
+    /// A PEM file cannot be read or holds nothing of use.
+    #[error("cannot read certificates from {path:?}: {problem}")]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The system has no trusted authorities.
+    #[error("this system has no trusted certificate authorities; set ca_file")]
+    NoAuthorities,
+    /// The certificate and key do not fit together, or only one of them is given.
+    #[error("the client certificate cannot be used: {problem}")]
+    Client {
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl TlsConfig {
+    /// Builds a client configuration that verifies the server's certificate and name.
+    ///
+    /// Files are read anew on every call, so that renewed certificates are used on the next connection.
+    ///
+    /// # Errors
+    /// [`TlsError`]; systemic, mend the files.
+    pub fn client(&self) -> Result<ClientConfig, TlsError> {
+        let mut roots = RootCertStore::empty();
+        match &self.ca_file {
+            Some(path) => {
+                let (added, _) = roots.add_parsable_certificates(certificates(path)?);
+                if added == 0 {
+                    return Err(TlsError::Pem { path: path.clone(), problem: "it holds no certificate".to_owned() });
+                }
+            }
+            None => {
+                let (added, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+                if added == 0 {
+                    return Err(TlsError::NoAuthorities);
+                }
+            }
+        }
+        let client = |problem: String| TlsError::Client { problem };
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|cause| client(cause.to_string()))?
+            .with_root_certificates(roots);
+        match (&self.cert_file, &self.key_file) {
+            (None, None) => Ok(builder.with_no_client_auth()),
+            (Some(cert), Some(key)) => {
+                let key = PrivateKeyDer::from_pem_file(key)
+                    .map_err(|cause| TlsError::Pem { path: key.clone(), problem: cause.to_string() })?;
+                builder.with_client_auth_cert(certificates(cert)?, key).map_err(|cause| client(cause.to_string()))
+            }
+            (Some(_), None) | (None, Some(_)) => Err(client("cert_file and key_file belong together".to_owned())),
+        }
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let pem = |problem: String| TlsError::Pem { path: path.to_owned(), problem };
+    CertificateDer::pem_file_iter(path)
+        .map_err(|cause| pem(cause.to_string()))?
+        .collect::<Result<_, _>>()
+        .map_err(|cause| pem(cause.to_string()))
+}
