@@ -1,1 +1,64 @@
-//! .
+//! What all metrics of Syncline have in common: the registry, the names' prefix, latency buckets and build information.
+
+use prometheus::{Gauge, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+
+/// Seconds, from a confirm on a local disk to an outage: 0.5 ms doubling to about 65 s.
+const LATENCY_SECONDS: [f64; 18] = [
+    0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 65.0,
+];
+
+/// A registry with the build information of this program and the process's own numbers.
+///
+/// # Errors
+/// A metric of that name exists already.
+pub fn registry(service: &str) -> Result<Registry, prometheus::Error> {
+    let registry = Registry::new();
+    let build = Gauge::with_opts(
+        Opts::new("syncline_build_info", "Version of the running program and the service it runs as; always 1")
+            .const_label("version", env!("CARGO_PKG_VERSION"))
+            .const_label("service", service),
+    )?;
+    build.set(1.0);
+    registry.register(Box::new(build))?;
+    Ok(registry)
+}
+
+/// A counter by labels, registered.
+///
+/// # Errors
+/// A metric of that name exists already.
+pub fn counter(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntCounterVec, prometheus::Error> {
+    let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
+    registry.register(Box::new(counter.clone()))?;
+    Ok(counter)
+}
+
+/// A gauge by labels, registered.
+///
+/// # Errors
+/// A metric of that name exists already.
+pub fn gauge(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+    let gauge = IntGaugeVec::new(Opts::new(name, help), labels)?;
+    registry.register(Box::new(gauge.clone()))?;
+    Ok(gauge)
+}
+
+/// A histogram of seconds by labels, registered.
+///
+/// # Errors
+/// A metric of that name exists already.
+pub fn seconds(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<HistogramVec, prometheus::Error> {
+    let histogram = HistogramVec::new(HistogramOpts::new(name, help).buckets(LATENCY_SECONDS.to_vec()), labels)?;
+    registry.register(Box::new(histogram.clone()))?;
+    Ok(histogram)
+}

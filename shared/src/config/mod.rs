@@ -1,5 +1,13 @@
-//! Configuration: load, interpolate, and say every problem at once.
+//! Configuration: one TOML file, read once, every problem reported at once.
+//!
+//! Each service takes the tables it needs; what they mean is theirs to say. Nothing is connected to here.
 
+mod document;
+mod problem;
+mod queue;
 mod secret;
 
+pub use document::{Document, Section, Tagged};
+pub use problem::{Problem, Problems};
+pub use queue::{HttpConfig, KeyConfig, QueueConfig, SharedQueueConfig, keyring};
 pub use secret::Secret;

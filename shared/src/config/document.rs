@@ -1,0 +1,314 @@
+//! A TOML file taken apart table by table, collecting problems instead of stopping at the first.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use serde::de::DeserializeOwned;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
+
+use super::{Problem, Problems};
+
+/// A parsed file. Take the tables out of it, report what is wrong with them, then [`Document::finish`].
+pub struct Document<'t> {
+    file: String,
+    root: DeTable<'t>,
+    /// Line of every key, by its dotted path.
+    lines: BTreeMap<String, usize>,
+    problems: BTreeSet<Problem>,
+}
+
+/// One table of the file, not read yet.
+pub struct Section<'d, 't> {
+    document: &'d mut Document<'t>,
+    path: String,
+    value: Spanned<DeValue<'t>>,
+}
+
+/// A table whose `type` key says what the rest of it is.
+pub trait Tagged: Sized {
+    /// The accepted types.
+    const TYPES: &'static [&'static str];
+
+    /// Reads the rest of the table as the type says. `kind` is one of [`Tagged::TYPES`].
+    fn read(kind: &str, section: Section<'_, '_>) -> Option<Self>;
+}
+
+impl<'t> Document<'t> {
+    /// Parses a file's text and fills in `${NAME}` from the environment; `$${` stands for a plain `${`.
+    ///
+    /// Problems of the syntax and of missing variables are kept, not returned, like all others.
+    #[must_use]
+    pub fn parse(file: &str, text: &'t str, env: &dyn Fn(&str) -> Option<String>) -> Self {
+        let (root, errors) = DeTable::parse_recoverable(text);
+        let mut root = root.into_inner();
+        let mut document =
+            Self { file: file.to_owned(), root: DeTable::new(), lines: BTreeMap::new(), problems: BTreeSet::new() };
+        let line_of = |at: usize| text.get(..at).unwrap_or(text).matches('\n').count() + 1;
+        for error in errors {
+            let line = error.span().map(|span| line_of(span.start));
+            document.problems.insert(Problem { line, path: String::new(), text: error.message().to_owned() });
+        }
+        for (key, value) in &mut root {
+            document.walk(key.get_ref(), key.span(), value, &line_of, env);
+        }
+        document.root = root;
+        document
+    }
+
+    fn walk(
+        &mut self,
+        path: &str,
+        key: Range<usize>,
+        value: &mut Spanned<DeValue<'t>>,
+        line_of: &dyn Fn(usize) -> usize,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) {
+        self.lines.insert(path.to_owned(), line_of(key.start));
+        match value.get_mut() {
+            DeValue::String(text) => match interpolate(text, env) {
+                Ok(Some(filled)) => *text = Cow::Owned(filled),
+                Ok(None) => {}
+                Err(problem) => self.problem(path, problem),
+            },
+            DeValue::Array(items) => {
+                for item in items.iter_mut() {
+                    self.walk(path, key.clone(), item, line_of, env);
+                }
+            }
+            DeValue::Table(table) => {
+                for (name, value) in table {
+                    self.walk(&format!("{path}.{}", name.get_ref()), name.span(), value, line_of, env);
+                }
+            }
+            DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) => {}
+        }
+    }
+
+    /// Adds a problem at a dotted path; the line is that of the path or of the nearest key around it.
+    pub fn problem(&mut self, path: &str, text: impl Into<String>) {
+        let mut around = path;
+        let line = loop {
+            match (self.lines.get(around), around.rsplit_once('.')) {
+                (Some(line), _) => break Some(*line),
+                (None, Some((outer, _))) => around = outer,
+                (None, None) => break None,
+            }
+        };
+        self.problems.insert(Problem { line, path: path.to_owned(), text: text.into() });
+    }
+
+    /// Takes the table `[name]`; `None` when it is absent or unfit.
+    pub fn table<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
+        self.section(name)?.read()
+    }
+
+    /// Takes the table `[name]` by its `type`; `None` when it is absent or unfit.
+    pub fn tagged<T: Tagged>(&mut self, name: &str) -> Option<T> {
+        self.section(name)?.read_tagged()
+    }
+
+    /// Takes all tables `[name.x]`, by `x`.
+    pub fn tables<T: DeserializeOwned>(&mut self, name: &str) -> BTreeMap<String, T> {
+        self.each(name, |section| section.read())
+    }
+
+    /// Takes all tables `[name.x]` by their `type`, by `x`.
+    pub fn tagged_tables<T: Tagged>(&mut self, name: &str) -> BTreeMap<String, T> {
+        self.each(name, |section| section.read_tagged())
+    }
+
+    /// Leaves tables of these names unread: they are another service's.
+    pub fn ignore(&mut self, names: &[&str]) {
+        for name in names {
+            self.root.remove(*name);
+        }
+    }
+
+    /// Whether there is a table of this name, not taken yet.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.root.get(name).is_some()
+    }
+
+    /// Ends reading: tables nobody took are problems too.
+    ///
+    /// # Errors
+    /// All problems, in the order of their lines.
+    pub fn finish(mut self, known: &[&str]) -> Result<(), Problems> {
+        let left: Vec<String> = self.root.keys().map(|key| key.get_ref().to_string()).collect();
+        for name in left {
+            self.problem(&name, format!("unknown table; accepted: {}", known.join(", ")));
+        }
+        if self.problems.is_empty() {
+            return Ok(());
+        }
+        Err(Problems { file: self.file, list: self.problems.into_iter().collect() })
+    }
+
+    fn section(&mut self, name: &str) -> Option<Section<'_, 't>> {
+        let value = self.root.remove(name)?;
+        Some(Section { document: self, path: name.to_owned(), value })
+    }
+
+    fn each<T>(&mut self, name: &str, read: impl for<'d> Fn(Section<'d, 't>) -> Option<T>) -> BTreeMap<String, T> {
+        let Some(group) = self.root.remove(name) else { return BTreeMap::new() };
+        let DeValue::Table(entries) = group.into_inner() else {
+            self.problem(name, format!("is not a table; write [{name}.NAME]"));
+            return BTreeMap::new();
+        };
+        let mut all = BTreeMap::new();
+        for (key, value) in entries {
+            let key = key.into_inner().into_owned();
+            let path = format!("{name}.{key}");
+            if let Some(one) = read(Section { document: &mut *self, path, value }) {
+                all.insert(key, one);
+            }
+        }
+        all
+    }
+}
+
+impl<'t> Section<'_, 't> {
+    /// Reads the table; `None` after reporting what is wrong with it.
+    ///
+    /// A key that does not fit is reported, taken out and the rest read again, so that all of them are found.
+    #[must_use]
+    pub fn read<T: DeserializeOwned>(mut self) -> Option<T> {
+        let mut removed = Vec::new();
+        loop {
+            let error = match T::deserialize(ValueDeserializer::from(self.value.clone())) {
+                Ok(value) if removed.is_empty() => return Some(value),
+                Ok(_) => return None,
+                Err(error) => error,
+            };
+            let text = error.message().to_owned();
+            let place = error.span().and_then(|span| remove_at(self.keys()?, span.start));
+            match place {
+                Some(place) => {
+                    self.document.problem(&format!("{}.{place}", self.path), text);
+                    removed.push(place);
+                }
+                None => {
+                    let of_removed = removed.iter().any(|name| text == format!("missing field `{name}`"));
+                    if !of_removed {
+                        self.document.problem(&self.path, text);
+                    }
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn keys(&mut self) -> Option<&mut DeTable<'t>> {
+        if let DeValue::Table(table) = self.value.get_mut() { Some(table) } else { None }
+    }
+
+    fn read_tagged<T: Tagged>(mut self) -> Option<T> {
+        let accepted = || format!("accepted: {}", T::TYPES.join(", "));
+        let Some(kind) = self.keys().and_then(|table| table.remove("type")) else {
+            self.document.problem(&self.path, format!("missing key `type`; {}", accepted()));
+            return None;
+        };
+        if let DeValue::String(kind) = kind.get_ref()
+            && T::TYPES.contains(&kind.as_ref())
+        {
+            return T::read(kind, self);
+        }
+        self.document.problem(&format!("{}.type", self.path), format!("unknown type; {}", accepted()));
+        None
+    }
+}
+
+/// Takes out the innermost key whose name or value covers this place of the file; its dotted path.
+fn remove_at(table: &mut DeTable<'_>, at: usize) -> Option<String> {
+    let name = table
+        .iter()
+        .find(|(key, value)| key.span().contains(&at) || value.span().contains(&at))
+        .map(|(key, _)| key.get_ref().to_string())?;
+    if let Some(DeValue::Table(inner)) = table.get_mut(name.as_str()).map(Spanned::get_mut)
+        && let Some(place) = remove_at(inner, at)
+    {
+        return Some(format!("{name}.{place}"));
+    }
+    table.remove(name.as_str());
+    Some(name)
+}
+
+/// Fills in `${NAME}`; `None` when there is nothing to fill in.
+fn interpolate(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, String> {
+    if !text.contains("${") {
+        return Ok(None);
+    }
+    let mut filled = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        if let Some(plain) = before.strip_suffix('$') {
+            filled.push_str(plain);
+            filled.push_str("${");
+            rest = after;
+            continue;
+        }
+        let (name, tail) = after.split_once('}').ok_or("a `${` has no closing `}`; write `$${` for a plain `${`")?;
+        let value = env(name).ok_or_else(|| format!("environment variable {name:?} is not set"))?;
+        filled.push_str(before);
+        filled.push_str(&value);
+        rest = tail;
+    }
+    filled.push_str(rest);
+    Ok(Some(filled))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(deny_unknown_fields)]
+    struct Share {
+        table: String,
+        #[serde(default)]
+        on: Vec<String>,
+        #[serde(default)]
+        limits: BTreeMap<String, u32>,
+    }
+
+    fn document(text: &str) -> Document<'_> {
+        Document::parse("syncline.toml", text, &|name| (name == "TABLE").then(|| "incident".to_owned()))
+    }
+
+    #[test]
+    fn every_problem_is_reported_with_its_line() {
+        let mut document = document(
+            "[share.a]\ntable = 5\non = [\"insert\", 7]\ncolour = \"red\"\n\n[share.b]\nlimits = { deep = \"x\" }\n\n[shar.c]\nx = 1\n[share.d]\ntable = \"${NOPE}\"\n",
+        );
+        assert_eq!(document.tables::<Share>("share").len(), 1);
+        let problems = document.finish(&["share"]).expect_err("problems").to_string();
+        let lines: Vec<_> = problems.lines().collect();
+        assert_eq!(lines.len(), 7, "{problems}");
+        assert!(lines[0].starts_with("syncline.toml:2: share.a.table: invalid type: integer `5`"), "{problems}");
+        assert!(lines[1].starts_with("syncline.toml:3: share.a.on: "), "{problems}");
+        assert!(lines[2].starts_with("syncline.toml:4: share.a.colour: unknown field"), "{problems}");
+        assert!(lines[3].starts_with("syncline.toml:6: share.b: missing field `table`"), "{problems}");
+        assert!(lines[4].starts_with("syncline.toml:7: share.b.limits.deep: "), "{problems}");
+        assert!(lines[5].starts_with("syncline.toml:9: shar: unknown table; accepted: share"), "{problems}");
+        assert!(lines[6].contains("share.d.table: environment variable \"NOPE\" is not set"), "{problems}");
+    }
+
+    #[test]
+    fn the_environment_fills_strings_in() {
+        let mut document = document("[share.a]\ntable = \"x_${TABLE}_$${TABLE}\"\n");
+        let shares = document.tables::<Share>("share");
+        assert_eq!(shares["a"].table, "x_incident_${TABLE}");
+        document.finish(&[]).expect("no problems");
+    }
+
+    #[test]
+    fn broken_syntax_is_a_problem_with_a_line() {
+        let problems = document("[share.a\ntable = \n").finish(&["share"]).expect_err("problems");
+        assert!(problems.list.iter().any(|problem| problem.line.is_some() && problem.path.is_empty()), "{problems}");
+    }
+}

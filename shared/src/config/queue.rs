@@ -1,0 +1,129 @@
+//! The tables both services read: the broker, the shared queues, the keyring and the admin endpoint.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::{Document, Secret, Section, Tagged};
+use crate::queue::SharedQueue;
+use crate::seal::{Cipher, Key, Keyring};
+
+/// Most partitions of a shared queue: each costs the broker a queue and every consumer a connection to its target.
+const PARTITIONS_MAX: u32 = 256;
+
+/// `[queue]`: the broker.
+#[derive(Clone, Debug)]
+pub enum QueueConfig {
+    /// RabbitMQ, for several machines.
+    Rabbitmq(crate::queue::RabbitmqConfig),
+    /// One SQLite file, for one machine.
+    Embedded(crate::queue::EmbeddedConfig),
+}
+
+impl Tagged for QueueConfig {
+    const TYPES: &'static [&'static str] = &["rabbitmq", "embedded"];
+
+    fn read(kind: &str, section: Section<'_, '_>) -> Option<Self> {
+        match kind {
+            "rabbitmq" => section.read().map(Self::Rabbitmq),
+            _ => section.read().map(Self::Embedded),
+        }
+    }
+}
+
+/// `[shared_queue.NAME]`: a queue between producer and consumer.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SharedQueueConfig {
+    /// How many partitions it has, 1 to 256; fixed for the life of the queue. Default 8.
+    #[serde(default = "default_partitions")]
+    pub partitions: u32,
+}
+
+/// Enough for eight consumers, cheap enough for one.
+const fn default_partitions() -> u32 {
+    8
+}
+
+/// `[key.ID]`: one key of the keyring.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyConfig {
+    /// TripleDES, AES128 or AES256.
+    pub cipher: String,
+    /// The secret itself, at least 24 bytes; better kept in `secret_file`.
+    pub secret: Option<Secret>,
+    /// File of the secret; one line break at its end is not part of it.
+    pub secret_file: Option<PathBuf>,
+}
+
+/// `[http]`: the admin endpoint with `/metrics`, `/healthz` and `/readyz`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpConfig {
+    /// Address and port to listen on. Default `127.0.0.1:9187`; port 0 takes a free one and logs it.
+    #[serde(default = "default_listen")]
+    pub listen: SocketAddr,
+}
+
+/// Loopback, so that nothing is shown to a network nobody chose.
+fn default_listen() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 9187))
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self { listen: default_listen() }
+    }
+}
+
+/// Takes `[key.ID]` and `[shared_queue.NAME]` out of a document, reporting what is wrong with them.
+pub fn keyring(document: &mut Document<'_>) -> Keyring {
+    let mut keyring = Keyring::default();
+    for (id, config) in document.tables::<KeyConfig>("key") {
+        let path = format!("key.{id}");
+        let accepted = "accepted: TripleDES, AES128, AES256";
+        let Ok(cipher) = config.cipher.parse::<Cipher>() else {
+            document.problem(&format!("{path}.cipher"), format!("unknown cipher; {accepted}"));
+            continue;
+        };
+        let secret = match (&config.secret, &config.secret_file) {
+            (Some(_), Some(_)) => {
+                document.problem(&path, "both secret and secret_file are set; keep one");
+                continue;
+            }
+            (secret, file) => Secret::resolve(secret.as_ref(), file.as_deref()),
+        };
+        match secret {
+            Ok(Some(secret)) => match Key::derive(&id, cipher, secret.expose().as_bytes()) {
+                Ok(key) => keyring.insert(key),
+                Err(error) => document.problem(&path, format!("{error}; make one with `syncline keys generate`")),
+            },
+            Ok(None) => document.problem(&path, "has no secret; set secret_file or secret"),
+            Err(error) => document.problem(&format!("{path}.secret_file"), format!("cannot be read: {error}")),
+        }
+    }
+    keyring
+}
+
+impl SharedQueueConfig {
+    /// Takes all shared queues out of a document, reporting what is wrong with them.
+    pub fn read_all(document: &mut Document<'_>) -> BTreeMap<String, SharedQueue> {
+        let mut queues = BTreeMap::new();
+        for (name, config) in document.tables::<Self>("shared_queue") {
+            let path = format!("shared_queue.{name}");
+            let fit = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+            if name.is_empty() || name.len() > 200 || !name.bytes().all(fit) {
+                document.problem(&path, "the name is 1 to 200 letters, digits, `-`, `_` or `.`");
+            }
+            if !(1..=PARTITIONS_MAX).contains(&config.partitions) {
+                document
+                    .problem(&format!("{path}.partitions"), format!("out of range; accepted: 1 to {PARTITIONS_MAX}"));
+            }
+            queues.insert(name.clone(), SharedQueue { name, partitions: config.partitions.clamp(1, PARTITIONS_MAX) });
+        }
+        queues
+    }
+}
