@@ -1,11 +1,12 @@
 //! What both ends of Syncline agree on, and the kit both services run on.
 //!
 //! The agreement: a [`record`], its [`envelope`], how it is sealed ([`seal`]) and how it travels ([`queue`]). The kit:
-//! [`config`], [`class`], [`retry`], [`metrics`], [`tasks`], [`http`], [`tls`], [`postgres`]. Depends on neither end.
+//! [`config`], [`class`], [`retry`], [`metrics`], [`tasks`], [`health`], [`http`], [`tls`], [`postgres`]. Depends on neither end.
 
 pub mod class;
 pub mod config;
 pub mod envelope;
+pub mod health;
 pub mod http;
 pub mod metrics;
 pub mod postgres;
