@@ -66,6 +66,12 @@ impl Message {
         }
     }
 
+    /// How many records this message says it holds; not authenticated, 1 when it does not say.
+    #[must_use]
+    pub fn records(&self) -> u32 {
+        self.int("records").ok().and_then(|records| records.try_into().ok()).unwrap_or(1)
+    }
+
     /// The share this message says it comes from, for metrics and lists of messages that cannot be parsed.
     #[must_use]
     pub fn share(&self) -> Option<&str> {

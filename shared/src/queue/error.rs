@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::class::Class;
+use crate::seal::SealError;
 
 /// The cause as the broker's client reports it.
 pub(super) type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -35,6 +36,9 @@ pub enum PublishError {
         /// The limit.
         bytes_max: usize,
     },
+    /// A record could not be sealed.
+    #[error(transparent)]
+    Seal(#[from] SealError),
     /// The connection or its storage failed; whether the message is at the broker is unknown.
     #[error(transparent)]
     Queue(#[from] Box<QueueError>),
@@ -48,6 +52,7 @@ impl PublishError {
             Self::Nacked | Self::TimedOut { .. } => Class::Transient,
             Self::Unroutable { .. } => Class::Systemic,
             Self::TooLarge { .. } => Class::Permanent,
+            Self::Seal(error) => error.class(),
             Self::Queue(error) => error.class(),
         }
     }

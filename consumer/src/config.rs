@@ -1,0 +1,116 @@
+//! What the consumer reads of the configuration: which tables of a shared queue it applies, and into what.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use syncline_shared::seal::OpenLimits;
+
+use crate::target::TableMap;
+
+/// Plaintext of one message, when opened: four times the largest batch a producer makes.
+const DEFAULT_PLAIN_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// A target gains little from larger transactions, and a partition holds this many records at most in each step.
+const DEFAULT_APPLY_RECORDS_MAX: u32 = 2000;
+/// Enough to keep a partition busy while the target commits.
+const DEFAULT_PREFETCH: u16 = 32;
+
+/// `[subscription.NAME]`: which tables of a shared queue are applied, and into what.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SubscriptionConfig {
+    /// The shared queue.
+    pub queue: String,
+    /// The target.
+    pub target: String,
+    /// `[subscription.NAME.table.TABLE]`: where each table goes. Without any, every table goes under its own name.
+    #[serde(default)]
+    pub table: BTreeMap<String, TableConfig>,
+    /// What becomes of tables that are not listed: `dead_letter` (default; replay them once they are) or `skip`.
+    #[serde(default)]
+    pub unlisted: Unlisted,
+    /// Whether batches without encryption and authentication (`None`, `Base64`) are applied. Default false.
+    #[serde(default)]
+    pub accept_unsealed: bool,
+    /// Bytes of one message when opened; a longer one is set aside. 1024 or more, default 33554432.
+    #[serde(default = "default_plain_bytes_max")]
+    pub plain_bytes_max: usize,
+    /// Records applied in one transaction, about; 1 to 100000, default 2000.
+    #[serde(default = "default_apply_records_max")]
+    pub apply_records_max: u32,
+    /// Messages received ahead per partition; 1 to 1000, default 32.
+    #[serde(default = "default_prefetch")]
+    pub prefetch: u16,
+}
+
+const fn default_plain_bytes_max() -> usize {
+    DEFAULT_PLAIN_BYTES_MAX
+}
+
+const fn default_apply_records_max() -> u32 {
+    DEFAULT_APPLY_RECORDS_MAX
+}
+
+const fn default_prefetch() -> u16 {
+    DEFAULT_PREFETCH
+}
+
+/// `[subscription.NAME.table.TABLE]`: where one table goes.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TableConfig {
+    /// The target's table; default the same name.
+    pub into: Option<String>,
+    /// Target column by record column; only these are applied, key columns always. Default all, under the same names.
+    pub columns: Option<BTreeMap<String, String>>,
+}
+
+/// What becomes of a table nobody subscribed to.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Unlisted {
+    /// Its messages are set aside, and can be replayed once it is listed.
+    #[default]
+    DeadLetter,
+    /// Its messages are dropped and counted.
+    Skip,
+}
+
+impl SubscriptionConfig {
+    /// Every value out of its range: the field, and what is wrong and accepted.
+    #[must_use]
+    pub fn validate(&self) -> Vec<(&'static str, String)> {
+        let mut problems = Vec::new();
+        if self.plain_bytes_max < 1024 {
+            problems.push(("plain_bytes_max", format!("{} is out of range; 1024 or more", self.plain_bytes_max)));
+        }
+        if !(1..=100_000).contains(&self.apply_records_max) {
+            problems.push(("apply_records_max", format!("{} is out of range; 1 to 100000", self.apply_records_max)));
+        }
+        if !(1..=1000).contains(&self.prefetch) {
+            problems.push(("prefetch", format!("{} is out of range; 1 to 1000", self.prefetch)));
+        }
+        problems
+    }
+
+    /// What the subscription accepts of a sealed body.
+    #[must_use]
+    pub const fn limits(&self) -> OpenLimits {
+        OpenLimits { plain_bytes_max: self.plain_bytes_max, accept_unsealed: self.accept_unsealed }
+    }
+
+    /// Where the records of a table go; `None` when it is not listed.
+    #[must_use]
+    pub fn map(&self, source: &str, table: &str) -> Option<TableMap> {
+        let listed = self.table.get(table);
+        if listed.is_none() && !self.table.is_empty() {
+            return None;
+        }
+        let config = listed.cloned().unwrap_or_default();
+        Some(TableMap {
+            source: source.to_owned(),
+            table: table.to_owned(),
+            into: config.into.unwrap_or_else(|| table.to_owned()),
+            columns: config.columns,
+        })
+    }
+}

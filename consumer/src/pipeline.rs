@@ -1,0 +1,218 @@
+//! The story of the consumer, once per partition: receive -> open -> apply -> settle, one call a step.
+//!
+//! A delivery is acked only after the target committed or a dead letter was confirmed (promise P1). While one group of
+//! messages is applied, the next one is received and opened. A systemic fault pauses the partition and is tried again;
+//! nothing is drained into the dead letters (promise P7).
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use syncline_shared::class::Class;
+use syncline_shared::health::{Health, Part};
+use syncline_shared::queue::{Broker, Delivery, QueueError, SharedQueue, SubscribeOptions, Subscriber};
+use syncline_shared::retry::Backoff;
+use syncline_shared::seal::Keyring;
+use syncline_shared::tasks::{Stop, TaskGroup};
+
+use crate::config::SubscriptionConfig;
+use crate::metrics::{Metrics, SubscriptionMetrics};
+use crate::open::{OpenRules, Opened, open_all, open_one};
+use crate::run::{Progress, Run};
+use crate::settle::{Settler, Verdict};
+use crate::target::Target;
+
+/// Gives the keyring as it is configured now; asked again when a message names a key that is not in it.
+pub type LoadKeyring = Arc<dyn Fn() -> Keyring + Send + Sync>;
+
+/// Most bytes of sealed bodies gathered for one apply; opened they are about eight times as many.
+const GATHER_BYTES_MAX: usize = 512 * 1024;
+
+/// Starts the consumer of one subscription: one task per partition.
+#[expect(clippy::too_many_arguments, reason = "the wiring of one service, called once")]
+pub fn start<B: Broker, T: Target + 'static>(
+    tasks: &mut TaskGroup,
+    name: &str,
+    config: SubscriptionConfig,
+    queue: &SharedQueue,
+    broker: &B,
+    target: impl Fn(u32) -> T,
+    load_keyring: &LoadKeyring,
+    replica: &str,
+    metrics: &Metrics,
+    health: &Health,
+) {
+    let config = Arc::new(config);
+    let keyring = Arc::new(load_keyring());
+    let metrics = metrics.subscription(name);
+    for partition in 0..queue.partitions {
+        let rules = OpenRules { partition, limits: config.limits() };
+        let consumer = Partition {
+            settler: Settler::new(broker.clone(), &queue.name, partition, config.clone(), metrics.clone()),
+            broker: broker.clone(),
+            queue: queue.name.clone(),
+            options: SubscribeOptions { replica: replica.to_owned(), prefetch: config.prefetch },
+            config: config.clone(),
+            rules,
+            target: target(partition),
+            keyring: keyring.clone(),
+            load_keyring: load_keyring.clone(),
+            metrics: metrics.clone(),
+            part: health.part(format!("subscription {name} partition {partition}")),
+        };
+        let stop = tasks.stop();
+        tasks.spawn("partition", consumer.run(stop));
+    }
+}
+
+struct Partition<B: Broker, T> {
+    broker: B,
+    queue: String,
+    options: SubscribeOptions,
+    config: Arc<SubscriptionConfig>,
+    rules: OpenRules,
+    target: T,
+    keyring: Arc<Keyring>,
+    load_keyring: LoadKeyring,
+    settler: Settler<B>,
+    metrics: SubscriptionMetrics,
+    part: Part,
+}
+
+impl<B: Broker, T: Target> Partition<B, T> {
+    async fn run(mut self, mut stop: Stop) -> Result<(), Infallible> {
+        let mut backoff = Backoff::default();
+        while !stop.is_set() {
+            let attach = self.broker.subscriber(&self.queue, self.rules.partition, &self.options);
+            let ended = match stop.or(attach).await {
+                None => break,
+                Some(Ok(subscriber)) => {
+                    self.part.works();
+                    backoff.reset();
+                    self.follow(subscriber, &mut stop).await
+                }
+                Some(Err(error)) => Err(error),
+            };
+            if let Err(error) = ended {
+                self.part.pause(error.class(), &error);
+                self.metrics.reconnects("queue").inc();
+                stop.or(backoff.wait()).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Works on one subscription until it ends. Receives and opens the next group while one is applied.
+    async fn follow(&mut self, mut subscriber: B::Subscriber, stop: &mut Stop) -> Result<(), QueueError> {
+        let (rules, records_max) = (self.rules, self.config.apply_records_max);
+        let mut group = Vec::new();
+        loop {
+            let keyring = self.keyring.clone();
+            let mut gather_stop = stop.clone();
+            let mut next = pin!(async {
+                let deliveries = gather(&mut subscriber, records_max, &mut gather_stop).await?;
+                Ok::<_, QueueError>(open_all(deliveries, keyring, rules).await)
+            });
+            let mut work = pin!(self.process(group, stop));
+            group = tokio::select! {
+                settled = &mut work => { settled?; next.await? }
+                received = &mut next => { work.await?; received? }
+            };
+            if group.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Applies and settles a group of messages, in order.
+    async fn process(&mut self, group: Vec<Opened>, stop: &mut Stop) -> Result<(), QueueError> {
+        self.metrics.in_flight.add(i64::try_from(group.len()).unwrap_or_default());
+        let size = group.len();
+        let result = self.process_all(group, stop).await;
+        self.metrics.in_flight.sub(i64::try_from(size).unwrap_or_default());
+        result
+    }
+
+    async fn process_all(&mut self, group: Vec<Opened>, stop: &mut Stop) -> Result<(), QueueError> {
+        let mut run = Run::default();
+        let mut verdicts = Vec::new();
+        for mut opened in group {
+            if matches!(&opened.content, Err(fault) if fault.class() != Class::Permanent) {
+                // What came before is applied first; then the partition waits here until the fault is mended.
+                let (before, settled) = (std::mem::take(&mut run), std::mem::take(&mut verdicts));
+                self.finish(before, settled, stop).await?;
+                if !self.reopen(&mut opened, stop).await {
+                    return Ok(());
+                }
+            }
+            verdicts.push(self.settler.judge(opened, &mut run));
+        }
+        self.finish(run, verdicts, stop).await
+    }
+
+    /// Tries to open a message again until its fault is mended; `false` when the shutdown came first.
+    async fn reopen(&mut self, opened: &mut Opened, stop: &mut Stop) -> bool {
+        let mut backoff = Backoff::default();
+        while let Err(fault) = &opened.content {
+            if fault.class() == Class::Permanent {
+                break;
+            }
+            self.part.pause(fault.class(), fault);
+            if stop.or(backoff.wait()).await.is_none() {
+                return false;
+            }
+            self.keyring = Arc::new((self.load_keyring)());
+            opened.content = open_one(&opened.delivery, &self.keyring, self.rules);
+        }
+        self.part.works();
+        true
+    }
+
+    /// Applies a run until the target has taken it, then settles its messages.
+    async fn finish(&mut self, run: Run, verdicts: Vec<Verdict>, stop: &mut Stop) -> Result<(), QueueError> {
+        let mut progress = Progress::new(&run);
+        let mut backoff = Backoff::default();
+        loop {
+            let timer = self.metrics.apply_seconds.start_timer();
+            let applied = progress.apply(&run, &mut self.target).await;
+            let Err(error) = applied else {
+                timer.observe_duration();
+                self.part.works();
+                break;
+            };
+            timer.stop_and_discard();
+            self.part.pause(error.class(), &error);
+            self.metrics.reconnects("target").inc();
+            if stop.or(backoff.wait()).await.is_none() {
+                return Ok(());
+            }
+        }
+        self.settler.settle(&run, progress.into_outcomes(), verdicts, &self.keyring).await
+    }
+}
+
+/// Receives what is there: one message at least, then as many as wait already, up to the bounds; empty at the end.
+async fn gather(
+    subscriber: &mut impl Subscriber,
+    records_max: u32,
+    stop: &mut Stop,
+) -> Result<Vec<Delivery>, QueueError> {
+    let mut deliveries = Vec::new();
+    let Some(first) = stop.or(subscriber.receive()).await else { return Ok(deliveries) };
+    let mut next = first?;
+    let (mut bytes, mut records) = (0, 0_u32);
+    while let Some(delivery) = next {
+        bytes += delivery.message().body.len();
+        records = records.saturating_add(delivery.message().records());
+        deliveries.push(delivery);
+        if bytes >= GATHER_BYTES_MAX || records >= records_max {
+            break;
+        }
+        next = match subscriber.receive().now_or_never() {
+            Some(received) => received?,
+            None => None,
+        };
+    }
+    Ok(deliveries)
+}

@@ -1,0 +1,207 @@
+//! The one place where deliveries are settled: acked after the commit, or set aside with a confirmed dead letter first.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use syncline_shared::envelope::{Envelope, Message, Route};
+use syncline_shared::queue::{Broker, DeadLetter, Delivery, PublishError, Publisher, QueueError, Reason};
+use syncline_shared::record::{Record, write_line};
+use syncline_shared::seal::{Cipher, Keyring, Seal, seal};
+
+use crate::config::{SubscriptionConfig, Unlisted};
+use crate::metrics::{Fate, SubscriptionMetrics};
+use crate::open::{Content, Opened};
+use crate::run::{Outcomes, Run};
+use crate::target::{Outcome, TableMap};
+
+/// What is to be done with a message once its run was applied.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    delivery: Delivery,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// Its records are in the run, at this place.
+    Applied { envelope: Envelope, records: Range<usize> },
+    /// It is set aside as it came.
+    Dead { reason: Reason, error: String },
+    /// It is dropped, as the subscription says.
+    Skipped { envelope: Envelope },
+}
+
+/// Settles the messages of one partition.
+pub(crate) struct Settler<B: Broker> {
+    broker: B,
+    queue: String,
+    partition: u32,
+    config: Arc<SubscriptionConfig>,
+    /// Connected when the first dead letter is written.
+    parking: Option<B::Publisher>,
+    /// Where tables go, by source and table; `None` for tables that are not listed.
+    maps: HashMap<(String, String), Option<Arc<TableMap>>>,
+    metrics: SubscriptionMetrics,
+}
+
+impl<B: Broker> Settler<B> {
+    pub(crate) fn new(
+        broker: B,
+        queue: &str,
+        partition: u32,
+        config: Arc<SubscriptionConfig>,
+        metrics: SubscriptionMetrics,
+    ) -> Self {
+        Self { broker, queue: queue.to_owned(), partition, config, parking: None, maps: HashMap::new(), metrics }
+    }
+
+    /// Adds a message's records to the run, or decides that it goes another way.
+    pub(crate) fn judge(&mut self, opened: Opened, run: &mut Run) -> Verdict {
+        let Opened { delivery, content } = opened;
+        let kind = match content {
+            Err(fault) => Kind::Dead { reason: fault.reason(), error: fault.to_string() },
+            Ok(Content { envelope, records }) => match (self.map(envelope.route()), self.config.unlisted) {
+                (Some(table), _) => {
+                    let records = run.push(table, envelope.route().action, records);
+                    Kind::Applied { envelope, records }
+                }
+                (None, Unlisted::Skip) => Kind::Skipped { envelope },
+                (None, Unlisted::DeadLetter) => Kind::Dead {
+                    reason: Reason::Unsubscribed,
+                    error: format!("table {} is not in the subscription", envelope.route().table),
+                },
+            },
+        };
+        Verdict { delivery, kind }
+    }
+
+    fn map(&mut self, route: &Route) -> Option<Arc<TableMap>> {
+        let key = (route.source.clone(), route.table.clone());
+        let map = || self.config.map(&route.source, &route.table).map(Arc::new);
+        self.maps.entry(key).or_insert_with(map).clone()
+    }
+
+    /// Settles messages whose run was applied, in order.
+    ///
+    /// # Errors
+    /// [`QueueError`]: what was not settled comes again, and is found applied already.
+    pub(crate) async fn settle(
+        &mut self,
+        run: &Run,
+        outcomes: Outcomes,
+        verdicts: Vec<Verdict>,
+        keyring: &Keyring,
+    ) -> Result<(), QueueError> {
+        let now = Timestamp::now();
+        for Verdict { delivery, kind } in verdicts {
+            match kind {
+                Kind::Applied { envelope, records } => {
+                    let outcomes = outcomes.get(records.clone()).unwrap_or_default();
+                    let records = run.records().get(records).unwrap_or_default();
+                    for (record, outcome) in records.iter().zip(outcomes) {
+                        if let Outcome::Rejected { error } = outcome {
+                            let letter = self.letter_of_record(&delivery, &envelope, record, error, keyring)?;
+                            let parked = self.parking().await?.park(&letter).await.map_err(QueueError::Park)?;
+                            parked.await.map_err(QueueError::Park)?;
+                            self.note(&letter);
+                        }
+                    }
+                    self.count(&envelope, records, outcomes, now);
+                    delivery.ack().await?;
+                }
+                Kind::Dead { reason, error } => {
+                    let letter = self.letter(&delivery, delivery.message().clone(), reason, error);
+                    delivery.dead_letter(self.parking().await?, &letter).await?;
+                    self.note(&letter);
+                }
+                Kind::Skipped { envelope } => {
+                    let Route { share, action, records, .. } = envelope.route();
+                    self.metrics.records(share, *action, Fate::Skipped, *records as usize);
+                    delivery.ack().await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&self, envelope: &Envelope, records: &[Record], outcomes: &[Outcome], now: Timestamp) {
+        let Route { share, action, .. } = envelope.route();
+        let fate = |outcome: &Outcome| match outcome {
+            Outcome::Applied => Fate::Applied,
+            Outcome::Duplicate => Fate::Duplicate,
+            Outcome::Stale => Fate::Stale,
+            Outcome::Rejected { .. } => Fate::Dead,
+        };
+        for each in [Fate::Applied, Fate::Duplicate, Fate::Stale, Fate::Dead] {
+            let records = outcomes.iter().filter(|outcome| fate(outcome) == each).count();
+            self.metrics.records(share, *action, each, records);
+        }
+        for (record, _) in records.iter().zip(outcomes).filter(|(_, outcome)| **outcome == Outcome::Applied) {
+            self.metrics.applied(share, record.at, now);
+        }
+    }
+
+    async fn parking(&mut self) -> Result<&mut B::Publisher, QueueError> {
+        if self.parking.is_none() {
+            self.parking = Some(self.broker.publisher().await?);
+        }
+        self.parking.as_mut().ok_or_else(|| unreachable!("it was just connected"))
+    }
+
+    /// Counts and logs a dead letter.
+    fn note(&self, letter: &DeadLetter) {
+        self.metrics.dead_letter(letter.reason);
+        tracing::error!(
+            id = letter.id(),
+            queue = letter.queue,
+            routing_key = letter.routing_key,
+            reason = %letter.reason,
+            error = letter.error,
+            "a message is set aside; see `syncline dead-letter list`"
+        );
+    }
+
+    fn letter(&self, delivery: &Delivery, message: Message, reason: Reason, error: String) -> DeadLetter {
+        DeadLetter {
+            // `<table>.<action>.<partition>`, as it was published.
+            routing_key: format!("{}.{}", message.kind.as_deref().unwrap_or("unknown"), self.partition),
+            message,
+            queue: self.queue.clone(),
+            reason,
+            error,
+            attempts: delivery.attempts().saturating_add(1),
+            at: Timestamp::now(),
+        }
+    }
+
+    /// A dead letter of one record, sealed again under the key its batch came with.
+    fn letter_of_record(
+        &self,
+        delivery: &Delivery,
+        envelope: &Envelope,
+        record: &Record,
+        error: &str,
+        keyring: &Keyring,
+    ) -> Result<DeadLetter, QueueError> {
+        let message = if envelope.route().records == 1 {
+            delivery.message().clone()
+        } else {
+            let key = match envelope.cipher() {
+                Cipher::None => Some(Seal::Plain),
+                Cipher::Base64 => Some(Seal::Base64),
+                Cipher::TripleDes | Cipher::Aes128 | Cipher::Aes256 => {
+                    keyring.get(envelope.key()).cloned().map(Seal::Key)
+                }
+            };
+            let Some(key) = key else { unreachable!("the batch was opened with this key") };
+            let mut line = Vec::new();
+            write_line(&mut line, &record.key, record.version, record.at, record.data.as_ref(), record.partial);
+            let route = Route { records: 1, ..envelope.route().clone() };
+            let sealed = seal(&key, route, &line);
+            sealed.map_err(|error| QueueError::Park(PublishError::Seal(error)))?.to_message()
+        };
+        Ok(self.letter(delivery, message, Reason::Target, error.to_owned()))
+    }
+}
