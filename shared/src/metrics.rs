@@ -1,6 +1,6 @@
 //! What all metrics of Syncline have in common: the registry, the names' prefix, latency buckets and build information.
 
-use prometheus::{Gauge, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 /// Seconds, from a confirm on a local disk to an outage: 0.5 ms doubling to about 65 s.
 const LATENCY_SECONDS: [f64; 18] = [
@@ -44,6 +44,16 @@ pub fn counter(
 /// A metric of that name exists already.
 pub fn gauge(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
     let gauge = IntGaugeVec::new(Opts::new(name, help), labels)?;
+    registry.register(Box::new(gauge.clone()))?;
+    Ok(gauge)
+}
+
+/// A gauge of a point in time, in seconds since 1970, by labels, registered.
+///
+/// # Errors
+/// A metric of that name exists already.
+pub fn timestamp(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, prometheus::Error> {
+    let gauge = GaugeVec::new(Opts::new(name, help), labels)?;
     registry.register(Box::new(gauge.clone()))?;
     Ok(gauge)
 }

@@ -119,17 +119,14 @@ impl<'t> Document<'t> {
         self.each(name, |section| section.read_tagged())
     }
 
-    /// Leaves tables of these names unread: they are another service's.
+    /// Leaves tables of these names unread, with their problems: they are another service's.
     pub fn ignore(&mut self, names: &[&str]) {
         for name in names {
             self.root.remove(*name);
+            let within =
+                |path: &str| path.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+            self.problems.retain(|problem| !within(&problem.path));
         }
-    }
-
-    /// Whether there is a table of this name, not taken yet.
-    #[must_use]
-    pub fn has(&self, name: &str) -> bool {
-        self.root.get(name).is_some()
     }
 
     /// Ends reading: tables nobody took are problems too.
@@ -304,6 +301,13 @@ mod tests {
         let shares = document.tables::<Share>("share");
         assert_eq!(shares["a"].table, "x_incident_${TABLE}");
         document.finish(&[]).expect("no problems");
+    }
+
+    #[test]
+    fn what_another_service_reads_is_no_problem_here() {
+        let mut document = document("[target.crm]\npassword = \"${NOPE}\"\n[targets.x]\ny = 1\n");
+        document.ignore(&["target"]);
+        assert_eq!(document.finish(&["target"]).expect_err("one problem").list.len(), 1);
     }
 
     #[test]

@@ -9,5 +9,5 @@ mod secret;
 
 pub use document::{Document, Section, Tagged};
 pub use problem::{Problem, Problems};
-pub use queue::{HttpConfig, KeyConfig, QueueConfig, SharedQueueConfig, keyring};
+pub use queue::{KeyConfig, QueueConfig, SharedQueueConfig, keyring};
 pub use secret::Secret;

@@ -1,7 +1,6 @@
-//! The tables both services read: the broker, the shared queues, the keyring and the admin endpoint.
+//! The tables both services read: the broker, the shared queues and the keyring.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -59,27 +58,7 @@ pub struct KeyConfig {
     pub secret_file: Option<PathBuf>,
 }
 
-/// `[http]`: the admin endpoint with `/metrics`, `/healthz` and `/readyz`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HttpConfig {
-    /// Address and port to listen on. Default `127.0.0.1:9187`; port 0 takes a free one and logs it.
-    #[serde(default = "default_listen")]
-    pub listen: SocketAddr,
-}
-
-/// Loopback, so that nothing is shown to a network nobody chose.
-fn default_listen() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], 9187))
-}
-
-impl Default for HttpConfig {
-    fn default() -> Self {
-        Self { listen: default_listen() }
-    }
-}
-
-/// Takes `[key.ID]` and `[shared_queue.NAME]` out of a document, reporting what is wrong with them.
+/// Takes all keys out of a document, reporting what is wrong with them.
 pub fn keyring(document: &mut Document<'_>) -> Keyring {
     let mut keyring = Keyring::default();
     for (id, config) in document.tables::<KeyConfig>("key") {
