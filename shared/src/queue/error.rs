@@ -105,6 +105,9 @@ pub enum QueueError {
     /// A dead letter could not be written.
     #[error("a dead letter could not be written")]
     Park(#[source] PublishError),
+    /// A dead letter could not be published again; it stays where it is.
+    #[error("a dead letter could not be replayed")]
+    Replay(#[source] PublishError),
 }
 
 impl QueueError {
@@ -114,7 +117,7 @@ impl QueueError {
         match self {
             Self::Unreachable { .. } => Class::Transient,
             Self::Refused { .. } | Self::Topology { .. } | Self::Storage { .. } => Class::Systemic,
-            Self::Park(error) => error.class(),
+            Self::Park(error) | Self::Replay(error) => error.class(),
         }
     }
 }

@@ -5,9 +5,11 @@
 //! several machines, the embedded queue (one SQLite file) for one machine. Plaintext never comes here: publishers take
 //! an [`Envelope`], which only sealing makes.
 
+#[cfg(test)]
+mod contract;
 pub mod dead_letter;
 mod error;
-mod memory;
+pub mod memory;
 
 pub use dead_letter::{DeadLetter, Reason};
 pub use error::{PublishError, QueueError};
