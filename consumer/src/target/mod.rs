@@ -3,7 +3,11 @@
 //! A target keeps the version of every record it holds, deleted ones included (tombstones), and applies a change only
 //! when it is newer (promises P4, P5). It knows nothing of queues, envelopes or keys. Fails with [`ApplyError`].
 
+#[cfg(test)]
+pub(crate) mod contract;
 mod error;
+pub mod fold;
+pub mod memory;
 
 pub use error::ApplyError;
 
