@@ -78,7 +78,7 @@ pub struct WatchedTable {
 }
 
 /// A system changes are read from.
-pub trait Source: Send {
+pub trait Source: Send + Sized {
     /// Where the source is. Only the source looks inside.
     type Position: Clone + fmt::Debug + Send + Sync + 'static;
 
@@ -95,6 +95,9 @@ pub trait Source: Send {
     ///
     /// Idempotent. `Ok` means stored, or stored soon enough that a crash only repeats changes.
     fn commit(&mut self, upto: &Self::Position) -> impl Future<Output = Result<(), SourceError>> + Send;
+
+    /// Stores what was committed and disconnects, at the end of a shutdown. A failure only repeats changes after the start.
+    fn close(self) -> impl Future<Output = ()> + Send;
 
     /// Bytes of the source's log between what was committed and its end, where it has such a log.
     fn lag_bytes(&self) -> Option<u64> {
