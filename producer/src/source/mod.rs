@@ -4,8 +4,10 @@
 //! knows nothing of shares' rules, queues or encryption. Fails with [`SourceError`].
 
 mod error;
+mod session;
 
 pub use error::SourceError;
+pub use session::SessionRule;
 
 use std::fmt;
 use std::future::Future;
