@@ -2,4 +2,6 @@
 //!
 //! The story is in `pipeline`; each step has a room of its own. Knows nothing of the consumer.
 
+pub mod batch;
+pub mod checkpoint;
 pub mod source;
