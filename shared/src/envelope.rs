@@ -214,8 +214,8 @@ impl Envelope {
         let number = |name| u32::try_from(message.int(name)?).map_err(|_| EnvelopeError::Header { name });
         let encoding = match message.content_encoding.as_deref() {
             Some("zstd") => Encoding::Zstd,
-            Some("none") | None => Encoding::None,
-            Some(_) => return Err(EnvelopeError::Property { name: "content_encoding" }),
+            Some("none") => Encoding::None,
+            Some(_) | None => return Err(EnvelopeError::Property { name: "content_encoding" }),
         };
         let origin = match message.headers.get("origin") {
             Some(Header::List(systems)) => systems.clone(),
@@ -238,12 +238,18 @@ impl Envelope {
             message_id: message
                 .message_id
                 .as_deref()
-                .and_then(|id| id.parse().ok())
+                .and_then(canonical_uuid)
                 .ok_or(EnvelopeError::Property { name: "message_id" })?,
             timestamp: message.timestamp.unwrap_or_default(),
             body: message.body.clone(),
         })
     }
+}
+
+/// Reads a UUID in the one form it has on the wire. The parser takes others too (upper case, braces): with them, one
+/// message could go by several ids.
+fn canonical_uuid(text: &str) -> Option<Uuid> {
+    text.parse().ok().filter(|id: &Uuid| id.to_string() == text)
 }
 
 /// A message whose clear properties are not those of an envelope.
@@ -276,5 +282,65 @@ impl EnvelopeError {
         match self {
             Self::Header { .. } | Self::Property { .. } | Self::WireVersion { .. } => Class::Permanent,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seal::{Seal, seal};
+
+    fn message() -> Message {
+        let route = Route {
+            source: "servicedesk".to_owned(),
+            share: "incidents".to_owned(),
+            table: "task.incident".to_owned(),
+            action: Action::Bulk,
+            partition: 3,
+            records: 2,
+            origin: Vec::new(),
+        };
+        seal(&Seal::Plain, route, b"{}\n").expect("sealed").to_message()
+    }
+
+    #[test]
+    fn a_message_id_has_one_form() {
+        let message = message();
+        let id = message.message_id.clone().expect("an id");
+        assert!(Envelope::from_message(&message).is_ok());
+        for form in
+            [id.to_uppercase(), format!("{{{id}}}"), format!("urn:uuid:{id}"), id.replace('-', ""), String::new()]
+        {
+            let message = Message { message_id: Some(form.clone()), ..message.clone() };
+            let expected = Err(EnvelopeError::Property { name: "message_id" });
+            assert_eq!(Envelope::from_message(&message), expected, "{form:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_reader_needs_is_missed_by_name() {
+        for name in ["v", "source", "share", "table", "action", "partition", "records", "cipher", "key"] {
+            let mut message = message();
+            message.headers.remove(name);
+            assert_eq!(Envelope::from_message(&message), Err(EnvelopeError::Header { name }));
+        }
+        let message = Message { content_encoding: None, ..message() };
+        assert_eq!(Envelope::from_message(&message), Err(EnvelopeError::Property { name: "content_encoding" }));
+    }
+
+    #[test]
+    fn headers_nobody_knows_and_a_missing_origin_are_no_matter() {
+        let mut message = message();
+        let envelope = Envelope::from_message(&message);
+        message.headers.insert("x-new".to_owned(), Header::Int(1));
+        message.headers.remove("origin");
+        assert_eq!(Envelope::from_message(&message), envelope);
+    }
+
+    #[test]
+    fn another_wire_version_is_named() {
+        let mut message = message();
+        message.headers.insert("v".to_owned(), Header::Int(2));
+        assert_eq!(Envelope::from_message(&message), Err(EnvelopeError::WireVersion { version: 2 }));
     }
 }

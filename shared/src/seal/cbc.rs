@@ -8,7 +8,7 @@ use ::cbc::{Decryptor, Encryptor};
 use aes::{Aes128, Aes256};
 use des::TdesEde3;
 
-use super::{Cipher, Key, SealError};
+use super::{Cipher, Key};
 
 /// Bytes of the iv: one block of the cipher.
 const fn iv_bytes(cipher: Cipher) -> usize {
@@ -19,18 +19,15 @@ const fn iv_bytes(cipher: Cipher) -> usize {
     }
 }
 
-/// Encrypts under a fresh random iv: `iv | ciphertext`, with room for the MAC.
-pub(super) fn encrypt(key: &Key, plain: &[u8]) -> Result<Vec<u8>, SealError> {
-    let mut iv = [0; 16];
-    let iv = iv.get_mut(..iv_bytes(key.cipher())).unwrap_or_default();
-    getrandom::fill(iv).map_err(|_| SealError::Random)?;
-    let sealed = match key.cipher() {
+/// Encrypts under as many bytes of `iv` as the cipher takes: `iv | ciphertext`, with room for the MAC.
+pub(super) fn encrypt(key: &Key, iv: &[u8; 16], plain: &[u8]) -> Vec<u8> {
+    let iv = iv.get(..iv_bytes(key.cipher())).unwrap_or_default();
+    match key.cipher() {
         Cipher::TripleDes => encrypt_as::<TdesEde3>(key.cipher_key(), iv, plain),
         Cipher::Aes128 => encrypt_as::<Aes128>(key.cipher_key(), iv, plain),
         Cipher::Aes256 => encrypt_as::<Aes256>(key.cipher_key(), iv, plain),
         Cipher::None | Cipher::Base64 => unreachable!("a key has a keyed cipher"),
-    };
-    Ok(sealed)
+    }
 }
 
 /// Decrypts `iv | ciphertext`; `None` when it is no whole number of blocks or not padded.
@@ -85,14 +82,20 @@ mod tests {
         let key = hex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4");
         let sealed = encrypt_as::<Aes256>(&key, &iv, &plain);
         assert_eq!(sealed[16..48], hex("f58c4c04d6e5f1ba779eabfb5f7bfbd69cfc4e967edb808d679f777bc6702c7d"));
+        assert_eq!(decrypt_as::<Aes256>(&key, &iv, &sealed[16..]), Some(plain));
     }
 
-    /// NIST SP 800-67 (Appendix B.1): "The quick brown fox jump" block by block; in CBC with a zero iv the first block is the same.
+    /// NIST SP 800-67, Appendix B.1, with the misspelling of the publication. It is in ECB mode, which is CBC of each
+    /// block alone with a zero iv.
     #[test]
     fn triple_des_gives_the_published_vector() {
         let key = hex("0123456789abcdef23456789abcdef01456789abcdef0123");
-        let sealed = encrypt_as::<TdesEde3>(&key, &[0; 8], b"The qufck brown fox jump");
-        assert_eq!(sealed[8..16], hex("a826fd8ce53b855f"));
-        assert_eq!(decrypt_as::<TdesEde3>(&key, &[0; 8], &sealed[8..]).expect("opens"), b"The qufck brown fox jump");
+        let blocks =
+            [("The qufc", "a826fd8ce53b855f"), ("k brown ", "cce21c8112256fe6"), ("fox jump", "68d5c05dd9b6b900")];
+        for (plain, published) in blocks {
+            let sealed = encrypt_as::<TdesEde3>(&key, &[0; 8], plain.as_bytes());
+            assert_eq!(sealed[8..16], hex(published));
+            assert_eq!(decrypt_as::<TdesEde3>(&key, &[0; 8], &sealed[8..]).as_deref(), Some(plain.as_bytes()));
+        }
     }
 }

@@ -9,6 +9,7 @@ mod keyring;
 
 pub use keyring::{Key, KeyError, Keyring, SECRET_BYTES_MIN};
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::Read as _;
 use std::str::FromStr;
@@ -116,14 +117,37 @@ impl Seal {
 /// # Errors
 /// [`SealError`] when the system gives no randomness or compression fails; transient.
 pub fn seal(seal: &Seal, route: Route, ndjson: &[u8]) -> Result<Envelope, SealError> {
-    let compressed;
-    let (encoding, plain) = if ndjson.len() < COMPRESS_BYTES_MIN {
-        (Encoding::None, ndjson)
-    } else {
-        compressed = zstd::bulk::compress(ndjson, ZSTD_LEVEL).map_err(|_| SealError::Compress)?;
-        (Encoding::Zstd, compressed.as_slice())
-    };
-    let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let (encoding, packed) = pack(ndjson)?;
+    Ok(seal_packed(seal, route, encoding, &packed, &Fresh::new()?))
+}
+
+/// What is new in every sealing: under one key, no iv may serve twice.
+struct Fresh {
+    /// Unpredictable; a cipher takes as many bytes of it as its block has.
+    iv: [u8; 16],
+    message_id: Uuid,
+    /// In seconds since 1970.
+    timestamp: u64,
+}
+
+impl Fresh {
+    fn new() -> Result<Self, SealError> {
+        let mut iv = [0; 16];
+        getrandom::fill(&mut iv).map_err(|_| SealError::Random)?;
+        let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        Ok(Self { iv, message_id: Uuid::now_v7(), timestamp })
+    }
+}
+
+fn pack(ndjson: &[u8]) -> Result<(Encoding, Cow<'_, [u8]>), SealError> {
+    if ndjson.len() < COMPRESS_BYTES_MIN {
+        return Ok((Encoding::None, Cow::Borrowed(ndjson)));
+    }
+    let frame = zstd::bulk::compress(ndjson, ZSTD_LEVEL).map_err(|_| SealError::Compress)?;
+    Ok((Encoding::Zstd, Cow::Owned(frame)))
+}
+
+fn seal_packed(seal: &Seal, route: Route, encoding: Encoding, packed: &[u8], fresh: &Fresh) -> Envelope {
     let key = match seal {
         Seal::Plain | Seal::Base64 => String::new(),
         Seal::Key(key) => key.id().to_owned(),
@@ -133,20 +157,20 @@ pub fn seal(seal: &Seal, route: Route, ndjson: &[u8]) -> Result<Envelope, SealEr
         encoding,
         cipher: seal.cipher(),
         key,
-        message_id: Uuid::now_v7(),
-        timestamp,
+        message_id: fresh.message_id,
+        timestamp: fresh.timestamp,
         body: Vec::new(),
     };
     match seal {
-        Seal::Plain => plain.clone_into(&mut envelope.body),
-        Seal::Base64 => envelope.body = STANDARD.encode(plain).into_bytes(),
+        Seal::Plain => packed.clone_into(&mut envelope.body),
+        Seal::Base64 => envelope.body = STANDARD.encode(packed).into_bytes(),
         Seal::Key(key) => {
-            envelope.body = cbc::encrypt(key, plain)?;
+            envelope.body = cbc::encrypt(key, &fresh.iv, packed);
             let tag = mac(key, &envelope, &envelope.body).finalize().into_bytes();
             envelope.body.extend_from_slice(&tag);
         }
     }
-    Ok(envelope)
+    envelope
 }
 
 /// What a receiver accepts.
@@ -193,13 +217,22 @@ fn unpack(encoding: Encoding, packed: Vec<u8>, bytes_max: usize) -> Result<Vec<u
         Encoding::None => Ok(packed),
         Encoding::Zstd => {
             let mut plain = Vec::new();
-            let frame =
+            let mut frame =
                 zstd::stream::read::Decoder::with_buffer(packed.as_slice()).map_err(|_| OpenError::Compression)?;
+            frame.window_log_max(window_log_max(bytes_max)).map_err(|_| OpenError::Compression)?;
             let bound = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);
             frame.take(bound).read_to_end(&mut plain).map_err(|_| OpenError::Compression)?;
             if plain.len() > bytes_max { Err(too_large) } else { Ok(plain) }
         }
     }
+}
+
+/// The largest window a frame may ask for, as a power of two: a decoder holds that much, whatever comes out.
+///
+/// Room for the whole plaintext, and at least the 8 MiB every decoder has to offer (RFC 8878, section 3.1.1.1.2).
+fn window_log_max(plain_bytes_max: usize) -> u32 {
+    let ceiling = usize::BITS - plain_bytes_max.saturating_sub(1).leading_zeros();
+    ceiling.clamp(23, 31)
 }
 
 /// The MAC over the clear fields that must not change and over `iv | ciphertext`.
