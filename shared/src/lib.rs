@@ -14,5 +14,6 @@ pub mod queue;
 pub mod record;
 pub mod retry;
 pub mod seal;
+pub mod sqlite;
 pub mod tasks;
 pub mod tls;

@@ -8,6 +8,7 @@
 #[cfg(test)]
 mod contract;
 pub mod dead_letter;
+pub mod embedded;
 mod error;
 pub mod memory;
 
