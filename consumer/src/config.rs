@@ -1,6 +1,7 @@
 //! What the consumer reads of the configuration: which tables of a shared queue it applies, and into what.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use serde::Deserialize;
 use syncline_shared::seal::OpenLimits;
@@ -112,5 +113,24 @@ impl SubscriptionConfig {
             into: config.into.unwrap_or_else(|| table.to_owned()),
             columns: config.columns,
         })
+    }
+}
+
+/// `[consumer]`: the service itself.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConsumerConfig {
+    /// Address and port of `/metrics`, `/healthz` and `/readyz`; port 0 takes a free one and logs it. Default
+    /// `127.0.0.1:9188`: loopback, so that nothing is shown to a network nobody chose.
+    pub http: SocketAddr,
+    /// Milliseconds to finish what is in flight after SIGTERM. Default 20000.
+    pub grace_ms: u64,
+    /// Names this replica among its like; default a random name.
+    pub replica: Option<String>,
+}
+
+impl Default for ConsumerConfig {
+    fn default() -> Self {
+        Self { http: SocketAddr::from(([127, 0, 0, 1], 9188)), grace_ms: 20_000, replica: None }
     }
 }

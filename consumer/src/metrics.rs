@@ -1,8 +1,8 @@
 //! What the consumer counts. `docs/operations.md` says what each metric means and when to look at it.
 
 use jiff::Timestamp;
-use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
-use syncline_shared::metrics::{counter, gauge, seconds};
+use prometheus::{GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+use syncline_shared::metrics::{counter, gauge, seconds, timestamp};
 use syncline_shared::queue::Reason;
 use syncline_shared::record::Action;
 
@@ -42,7 +42,7 @@ pub struct Metrics {
     dead_letters: IntCounterVec,
     apply_seconds: HistogramVec,
     age_seconds: HistogramVec,
-    newest: IntGaugeVec,
+    newest: GaugeVec,
     in_flight: IntGaugeVec,
     reconnects: IntCounterVec,
 }
@@ -67,8 +67,9 @@ impl Metrics {
             dead_letters: counter("dead_letters_total", "Messages set aside", &["subscription", "reason"])?,
             apply_seconds: seconds("apply_seconds", "Time of one apply at the target", &["subscription"])?,
             age_seconds: seconds("record_age_seconds", "Time from the commit at the source to applied", &["share"])?,
-            newest: gauge(
-                "newest_applied_timestamp_seconds",
+            newest: timestamp(
+                registry,
+                "syncline_consumer_newest_applied_timestamp_seconds",
                 "Commit time of the newest record applied, in seconds since 1970",
                 &["share"],
             )?,
@@ -122,7 +123,7 @@ impl SubscriptionMetrics {
         let age = now.duration_since(at).as_secs_f64().max(0.0);
         self.metrics.age_seconds.with_label_values(&[share]).observe(age);
         let newest = self.metrics.newest.with_label_values(&[share]);
-        newest.set(newest.get().max(at.as_second()));
+        newest.set(newest.get().max(at.as_duration().as_secs_f64()));
     }
 
     /// Counts one dead letter.

@@ -29,46 +29,60 @@ pub type LoadKeyring = Arc<dyn Fn() -> Keyring + Send + Sync>;
 /// Most bytes of sealed bodies gathered for one apply; opened they are about eight times as many.
 const GATHER_BYTES_MAX: usize = 512 * 1024;
 
-/// Starts the consumer of one subscription: one task per partition.
-#[expect(clippy::too_many_arguments, reason = "the wiring of one service, called once")]
-pub fn start<B: Broker, T: Target + 'static>(
-    tasks: &mut TaskGroup,
-    name: &str,
-    config: SubscriptionConfig,
-    queue: &SharedQueue,
-    broker: &B,
-    target: impl Fn(u32) -> T,
-    load_keyring: &LoadKeyring,
-    replica: &str,
-    metrics: &Metrics,
-    health: &Health,
-) {
-    let config = Arc::new(config);
-    let keyring = Arc::new(load_keyring());
-    let metrics = metrics.subscription(name);
-    for partition in 0..queue.partitions {
-        let rules = OpenRules { partition, limits: config.limits() };
-        let consumer = Partition {
-            settler: Settler::new(broker.clone(), &queue.name, partition, config.clone(), metrics.clone()),
-            broker: broker.clone(),
-            queue: queue.name.clone(),
-            options: SubscribeOptions { replica: replica.to_owned(), prefetch: config.prefetch },
-            config: config.clone(),
-            rules,
-            target: target(partition),
-            keyring: keyring.clone(),
-            load_keyring: load_keyring.clone(),
-            metrics: metrics.clone(),
-            part: health.part(format!("subscription {name} partition {partition}")),
-        };
-        let stop = tasks.stop();
-        tasks.spawn("partition", consumer.run(stop));
+/// What the tasks of one subscription are started from.
+pub struct Consumer<'a> {
+    /// The subscription's name.
+    pub name: &'a str,
+    /// Its configuration.
+    pub config: SubscriptionConfig,
+    /// Its shared queue.
+    pub queue: &'a SharedQueue,
+    /// Gives the keys.
+    pub load_keyring: &'a LoadKeyring,
+    /// Names this process among the replicas.
+    pub replica: &'a str,
+    /// Where to count.
+    pub metrics: &'a Metrics,
+    /// Where to say what is paused.
+    pub health: &'a Health,
+}
+
+impl Consumer<'_> {
+    /// Starts one task per partition, each with a target of its own.
+    pub fn start<B: Broker, T: Target + 'static>(self, tasks: &mut TaskGroup, broker: &B, target: impl Fn(u32) -> T) {
+        let Self { name, config, queue, load_keyring, replica, metrics, health } = self;
+        let config = Arc::new(config);
+        let keyring = Arc::new(load_keyring());
+        let metrics = metrics.subscription(name);
+        for partition in 0..queue.partitions {
+            let consumer = Partition {
+                settler: Settler::new(broker.clone(), &queue.name, partition, config.clone(), metrics.clone()),
+                broker: broker.clone(),
+                queue: queue.clone(),
+                options: SubscribeOptions { replica: replica.to_owned(), prefetch: config.prefetch },
+                config: config.clone(),
+                rules: OpenRules { partition, limits: config.limits() },
+                target: target(partition),
+                keyring: keyring.clone(),
+                load_keyring: load_keyring.clone(),
+                metrics: metrics.clone(),
+                part: health.part(format!("subscription {name} partition {partition}")),
+            };
+            let stop = tasks.stop();
+            tasks.spawn("partition", consumer.run(stop));
+        }
     }
+}
+
+/// A name for a replica that was given none.
+#[must_use]
+pub fn random_replica() -> String {
+    uuid::Uuid::now_v7().to_string()
 }
 
 struct Partition<B: Broker, T> {
     broker: B,
-    queue: String,
+    queue: SharedQueue,
     options: SubscribeOptions,
     config: Arc<SubscriptionConfig>,
     rules: OpenRules,
@@ -84,8 +98,7 @@ impl<B: Broker, T: Target> Partition<B, T> {
     async fn run(mut self, mut stop: Stop) -> Result<(), Infallible> {
         let mut backoff = Backoff::default();
         while !stop.is_set() {
-            let attach = self.broker.subscriber(&self.queue, self.rules.partition, &self.options);
-            let ended = match stop.or(attach).await {
+            let ended = match stop.or(self.attach()).await {
                 None => break,
                 Some(Ok(subscriber)) => {
                     self.part.works();
@@ -101,6 +114,12 @@ impl<B: Broker, T: Target> Partition<B, T> {
             }
         }
         Ok(())
+    }
+
+    /// Declares the shared queue, which mends one that was deleted, and attaches to the partition.
+    async fn attach(&mut self) -> Result<B::Subscriber, QueueError> {
+        self.broker.declare(&self.queue).await?;
+        self.broker.subscriber(&self.queue.name, self.rules.partition, &self.options).await
     }
 
     /// Works on one subscription until it ends. Receives and opens the next group while one is applied.
@@ -216,3 +235,6 @@ async fn gather(
     }
     Ok(deliveries)
 }
+
+#[cfg(test)]
+mod tests;

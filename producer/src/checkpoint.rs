@@ -16,6 +16,8 @@ pub struct Checkpoint<P> {
     confirmed: Option<P>,
     polls: u64,
     outstanding: u64,
+    /// Polls up to this one are no longer tracked.
+    forgotten: u64,
 }
 
 #[derive(Debug)]
@@ -27,7 +29,7 @@ struct Poll<P> {
 
 impl<P> Default for Checkpoint<P> {
     fn default() -> Self {
-        Self { open: BTreeMap::new(), confirmed: None, polls: 0, outstanding: 0 }
+        Self { open: BTreeMap::new(), confirmed: None, polls: 0, outstanding: 0, forgotten: 0 }
     }
 }
 
@@ -62,6 +64,9 @@ impl<P> Checkpoint<P> {
     /// # Panics
     /// When the poll has fewer records under way: counting wrong here would lose records in silence.
     pub fn done(&mut self, poll: u64, records: u64) {
+        if poll <= self.forgotten {
+            return;
+        }
         let Entry::Occupied(mut entry) = self.open.entry(poll) else { panic!("poll {poll} is done already") };
         let left = &mut entry.get_mut().outstanding;
         assert!(records <= *left, "poll {poll} has fewer than {records} records under way");
@@ -71,6 +76,16 @@ impl<P> Checkpoint<P> {
             let position = entry.remove().position;
             self.reach(poll, position);
         }
+    }
+
+    /// Forgets every poll so far: the source starts over from its last stored position and reports their changes again.
+    ///
+    /// Records of forgotten polls that are still under way are done without moving any position.
+    pub fn forget(&mut self) {
+        self.forgotten = self.polls;
+        self.open.clear();
+        self.confirmed = None;
+        self.outstanding = 0;
     }
 
     /// The newest position that is safe, once: `None` until a newer one is.
@@ -144,6 +159,18 @@ mod tests {
         assert_eq!((checkpoint.advance(), checkpoint.outstanding()), (None, 1));
         checkpoint.done(poll, 1);
         assert_eq!(checkpoint.advance(), Some(1));
+    }
+
+    #[test]
+    fn a_source_that_starts_over_is_moved_only_by_what_it_reports_then() {
+        let mut checkpoint = Checkpoint::default();
+        let lost = checkpoint.begin(Some(5), 1);
+        checkpoint.forget();
+        let again = checkpoint.begin(Some(3), 1);
+        checkpoint.done(lost, 1);
+        assert_eq!(checkpoint.advance(), None);
+        checkpoint.done(again, 1);
+        assert_eq!((checkpoint.advance(), checkpoint.outstanding()), (Some(3), 0));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::{Document, Secret, Section, Tagged};
 use crate::queue::SharedQueue;
+use crate::queue::embedded::EmbeddedConfig;
 use crate::seal::{Cipher, Key, Keyring};
 
 /// Most partitions of a shared queue: each costs the broker a queue and every consumer a connection to its target.
@@ -18,7 +19,7 @@ pub enum QueueConfig {
     /// RabbitMQ, for several machines.
     Rabbitmq(crate::queue::RabbitmqConfig),
     /// One SQLite file, for one machine.
-    Embedded(crate::queue::EmbeddedConfig),
+    Embedded(EmbeddedConfig),
 }
 
 impl Tagged for QueueConfig {

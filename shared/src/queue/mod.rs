@@ -236,7 +236,5 @@ pub struct PartitionStatus {
 #[doc(hidden)]
 pub type RabbitmqConfig = TempConfig;
 #[doc(hidden)]
-pub type EmbeddedConfig = TempConfig;
-#[doc(hidden)]
 #[derive(Clone, Debug, serde::Deserialize)]
 pub struct TempConfig {}

@@ -1,0 +1,307 @@
+//! The pipeline on a broker and a target in memory.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use prometheus::Registry;
+use syncline_shared::envelope::{Header, Message, Route};
+use syncline_shared::queue::memory::MemoryBroker;
+use syncline_shared::queue::{DeadLetter, Publisher as _, Reason};
+use syncline_shared::record::{Action, Columns, Row, Value, Version, write_line};
+use syncline_shared::seal::{Cipher, Key, Seal, seal};
+
+use super::*;
+use crate::target::ApplyError;
+use crate::target::memory::MemoryTarget;
+
+const MARKER: &str = "4711-secret-value";
+
+/// One partition with everything around it.
+struct Scene {
+    broker: MemoryBroker,
+    target: MemoryTarget,
+    keyring: Arc<Mutex<Keyring>>,
+    registry: Registry,
+    health: Health,
+    config: SubscriptionConfig,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let registry = Registry::new();
+        let health = Health::new(&registry, "consumer").expect("a fresh registry");
+        let keyring = Arc::new(Mutex::new(Keyring::default()));
+        keyring.lock().expect("no panic").insert(key("2026-11"));
+        let config = SubscriptionConfig {
+            queue: "crm".to_owned(),
+            target: "memory".to_owned(),
+            table: [("incident".to_owned(), crate::config::TableConfig::default())].into(),
+            unlisted: crate::config::Unlisted::DeadLetter,
+            accept_unsealed: false,
+            plain_bytes_max: 64 * 1024,
+            apply_records_max: 1000,
+            prefetch: 10,
+        };
+        Self { broker: MemoryBroker::new(), target: MemoryTarget::default(), keyring, registry, health, config }
+    }
+
+    async fn declared(self) -> Self {
+        self.broker.declare(&queue()).await.expect("declared");
+        self
+    }
+
+    /// Publishes records of one batch as the producer would.
+    async fn publish(&self, id: &str, table: &str, action: Action, records: &[(&str, u64)]) {
+        let mut ndjson = Vec::new();
+        for (number, version) in records {
+            let (row, version) = (row(number), Version::new(1, *version, 1));
+            let data = (action != Action::Delete).then_some(&row);
+            write_line(
+                &mut ndjson,
+                &row.select(Columns::new(["number"]), &[0]),
+                version,
+                Timestamp::now(),
+                data,
+                false,
+            );
+        }
+        let count = u32::try_from(records.len()).expect("few");
+        let envelope = seal(&Seal::Key(key(id)), route(table, action, count), &ndjson).expect("sealed");
+        let mut publisher = self.broker.publisher().await.expect("a publisher");
+        publisher.publish("crm", &envelope).await.expect("published").await.expect("confirmed");
+    }
+
+    /// Puts a message into the partition as somebody else might.
+    async fn inject(&self, change: impl FnOnce(&mut Message)) {
+        let mut line = Vec::new();
+        let row = row("INC0");
+        write_line(&mut line, &row, Version::new(1, 1, 1), Timestamp::now(), Some(&row), false);
+        let envelope = seal(&Seal::Key(key("2026-11")), route("incident", Action::Update, 1), &line).expect("sealed");
+        let mut message = envelope.to_message();
+        change(&mut message);
+        // The way back from the dead letters takes any message there is.
+        let letter = DeadLetter {
+            message,
+            queue: "crm".to_owned(),
+            routing_key: "incident.update.0".to_owned(),
+            reason: Reason::Target,
+            error: String::new(),
+            attempts: 1,
+            at: Timestamp::now(),
+        };
+        let mut publisher = self.broker.publisher().await.expect("a publisher");
+        publisher.park(&letter).await.expect("parked").await.expect("confirmed");
+        let ids = [letter.id().to_owned()];
+        let settled = self.broker.settle_dead_letters("crm", &ids, syncline_shared::queue::Settlement::Replay).await;
+        assert_eq!(settled.expect("replayed"), 1);
+    }
+
+    /// Runs the consumer until a condition holds, then shuts it down.
+    async fn run_until(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+        let mut tasks = TaskGroup::default();
+        let keyring = self.keyring.clone();
+        let load_keyring: LoadKeyring = Arc::new(move || keyring.lock().expect("no panic").clone());
+        let metrics = Metrics::new(&Registry::new()).expect("a fresh registry");
+        let consumer = Consumer {
+            name: "crm",
+            config: self.config.clone(),
+            queue: &queue(),
+            load_keyring: &load_keyring,
+            replica: "one",
+            metrics: &metrics,
+            health: &self.health,
+        };
+        consumer.start(&mut tasks, &self.broker, |_| self.target.clone());
+        let met = async {
+            for _ in 0..10_000 {
+                if holds().await {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            panic!("{what}: never");
+        };
+        tasks.run(met, Duration::from_secs(10)).await.expect("a clean shutdown");
+    }
+
+    async fn depth(&self) -> u64 {
+        let status = self.broker.status(&queue()).await.expect("a status");
+        status.partitions.iter().map(|partition| partition.ready + partition.unacked.unwrap_or_default()).sum()
+    }
+
+    async fn dead(&self) -> Vec<DeadLetter> {
+        self.broker.dead_letters("crm", 100).await.expect("a list")
+    }
+
+    fn numbers(&self) -> Vec<String> {
+        let number = |row: crate::target::memory::MemoryRow| row.get("number").cloned().flatten();
+        self.target.rows("incident").into_iter().filter_map(number).collect()
+    }
+}
+
+use jiff::Timestamp;
+
+fn queue() -> SharedQueue {
+    SharedQueue { name: "crm".to_owned(), partitions: 1 }
+}
+
+fn key(id: &str) -> Key {
+    Key::derive(id, Cipher::Aes256, b"correct horse battery staple").expect("a key")
+}
+
+fn route(table: &str, action: Action, records: u32) -> Route {
+    Route {
+        source: "servicedesk".to_owned(),
+        share: "incidents".to_owned(),
+        table: table.to_owned(),
+        action,
+        partition: 0,
+        records,
+        origin: vec!["servicedesk".to_owned()],
+    }
+}
+
+fn row(number: &str) -> Row {
+    let mut row = Row::builder(Columns::new(["number", "note"]));
+    row.push(Value::Text(number));
+    row.push(Value::Text(MARKER));
+    row.finish()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_applied_is_taken_off_the_queue() {
+    let scene = Scene::new().declared().await;
+    scene.publish("2026-11", "incident", Action::Insert, &[("INC1", 1), ("INC2", 2)]).await;
+    scene.publish("2026-11", "incident", Action::Delete, &[("INC1", 3)]).await;
+    scene.run_until("applied", async || scene.depth().await == 0).await;
+    assert_eq!(scene.numbers(), ["INC2"]);
+    assert!(scene.dead().await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_bad_record_is_set_aside_alone_and_the_rest_flows() {
+    let scene = Scene::new().declared().await;
+    scene.target.refuse("INC3");
+    let all = [("INC1", 1), ("INC2", 2), ("INC3", 3), ("INC4", 4), ("INC5", 5)];
+    scene.publish("2026-11", "incident", Action::Insert, &all).await;
+    scene.publish("2026-11", "incident", Action::Insert, &[("INC6", 6)]).await;
+    scene.run_until("settled", async || scene.depth().await == 0).await;
+    assert_eq!(scene.numbers(), ["INC1", "INC2", "INC4", "INC5", "INC6"]);
+    let dead = scene.dead().await;
+    assert_eq!(
+        dead.iter().map(|letter| (letter.reason, letter.message.records())).collect::<Vec<_>>(),
+        [(Reason::Target, 1)]
+    );
+    assert!(!format!("{dead:?}").contains(MARKER) && !dead[0].error.contains("INC3"), "{dead:?}");
+
+    // Mended and replayed, it arrives.
+    let mended = Scene { target: MemoryTarget::default(), ..scene };
+    let ids = [mended.dead().await[0].id().to_owned()];
+    mended.broker.settle_dead_letters("crm", &ids, syncline_shared::queue::Settlement::Replay).await.expect("replayed");
+    mended.run_until("replayed", async || mended.numbers() == ["INC3"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_that_never_open_are_set_aside_with_their_reason() {
+    let scene = Scene::new().declared().await;
+    scene.inject(|message| message.body[20] ^= 1).await;
+    scene.inject(|message| message.body.truncate(10)).await;
+    scene.inject(|message| _ = message.headers.insert("v".to_owned(), Header::Int(2))).await;
+    scene.inject(|message| message.headers.clear()).await;
+    scene.inject(|message| _ = message.headers.insert("records".to_owned(), Header::Int(9))).await;
+    scene.publish("2026-11", "incident", Action::Update, &[("INC1", 1)]).await;
+    scene.run_until("settled", async || scene.depth().await == 0).await;
+    assert_eq!(scene.numbers(), ["INC1"]);
+    let reasons: Vec<_> = scene.dead().await.into_iter().map(|letter| letter.reason).collect();
+    assert_eq!(reasons, [Reason::Seal, Reason::Seal, Reason::Envelope, Reason::Envelope, Reason::Content]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_too_long_when_opened_is_set_aside() {
+    let mut scene = Scene::new().declared().await;
+    scene.config.plain_bytes_max = 1024;
+    let many: Vec<_> = (1..100).map(|version| ("INC1", version)).collect();
+    scene.publish("2026-11", "incident", Action::Update, &many).await;
+    scene.run_until("settled", async || scene.depth().await == 0).await;
+    assert_eq!(scene.dead().await.first().map(|letter| letter.reason), Some(Reason::Content));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_key_pauses_the_partition_and_drains_nothing_until_it_is_known() {
+    let scene = Scene::new().declared().await;
+    scene.publish("2026-11", "incident", Action::Insert, &[("INC1", 1)]).await;
+    scene.publish("2027-01", "incident", Action::Insert, &[("INC2", 2)]).await;
+    scene.publish("2026-11", "incident", Action::Insert, &[("INC3", 3)]).await;
+    let paused = async || scene.health.paused().values().any(|reason| reason.contains("2027-01"));
+    scene.run_until("paused", paused).await;
+    assert_eq!((scene.numbers(), scene.depth().await), (vec!["INC1".to_owned()], 2));
+
+    let steps = Mutex::new(0);
+    scene
+        .run_until("goes on by itself", async || {
+            let mut step = steps.lock().expect("no panic");
+            if *step == 0 && scene.health.paused().values().any(|reason| reason.contains("2027-01")) {
+                *step = 1;
+                scene.keyring.lock().expect("no panic").insert(key("2027-01"));
+            }
+            drop(step);
+            scene.depth().await == 0
+        })
+        .await;
+    assert_eq!(scene.numbers(), ["INC1", "INC2", "INC3"]);
+    assert!(scene.dead().await.is_empty() && scene.health.paused().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_out_of_reach_or_unfit_is_waited_for() {
+    let scene = Scene::new().declared().await;
+    let cause = || Box::new(std::io::Error::other("connection refused"));
+    scene.target.fail_next(ApplyError::Unreachable { address: "db:5432/crm".to_owned(), cause: cause() });
+    scene
+        .target
+        .fail_next(ApplyError::Unfit { problem: "table \"x\" is missing".to_owned(), mend: "CREATE".to_owned() });
+    scene.publish("2026-11", "incident", Action::Insert, &[("INC1", 1)]).await;
+    scene.run_until("applied", async || scene.depth().await == 0).await;
+    assert_eq!((scene.numbers(), scene.target.calls()), (vec!["INC1".to_owned()], 3));
+    assert!(scene.dead().await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_nobody_subscribed_to_is_set_aside_or_skipped_as_configured() {
+    let mut scene = Scene::new().declared().await;
+    scene.publish("2026-11", "problem", Action::Insert, &[("PRB1", 1)]).await;
+    scene.run_until("set aside", async || scene.depth().await == 0).await;
+    assert_eq!(scene.dead().await.iter().map(|letter| letter.reason).collect::<Vec<_>>(), [Reason::Unsubscribed]);
+    scene.config.unlisted = crate::config::Unlisted::Skip;
+    scene.publish("2026-11", "problem", Action::Insert, &[("PRB2", 2)]).await;
+    scene.run_until("skipped", async || scene.depth().await == 0).await;
+    assert_eq!(scene.dead().await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_settles_nothing_that_was_not_applied() {
+    let scene = Scene::new().declared().await;
+    for _ in 0..100 {
+        scene.target.fail_next(ApplyError::Busy { address: "db".to_owned(), problem: "locked".to_owned() });
+    }
+    scene.publish("2026-11", "incident", Action::Insert, &[("INC1", 1)]).await;
+    scene.run_until("tried", async || scene.target.calls() > 2).await;
+    assert_eq!((scene.depth().await, scene.dead().await.len()), (1, 0));
+    let _ = &scene.registry;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_is_not_sealed_is_not_applied_unless_accepted() {
+    let mut scene = Scene::new().declared().await;
+    let mut line = Vec::new();
+    let row = row("INC1");
+    write_line(&mut line, &row, Version::new(1, 1, 1), Timestamp::now(), Some(&row), false);
+    let envelope = seal(&Seal::Plain, route("incident", Action::Insert, 1), &line).expect("sealed");
+    let mut publisher = scene.broker.publisher().await.expect("a publisher");
+    publisher.publish("crm", &envelope).await.expect("published").await.expect("confirmed");
+    scene.run_until("paused", async || !scene.health.paused().is_empty()).await;
+    assert_eq!((scene.numbers().len(), scene.depth().await), (0, 1));
+    scene.config.accept_unsealed = true;
+    scene.run_until("applied", async || scene.depth().await == 0).await;
+    assert_eq!(scene.numbers(), ["INC1"]);
+}
