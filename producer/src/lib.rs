@@ -4,4 +4,5 @@
 
 pub mod batch;
 pub mod checkpoint;
+pub mod share;
 pub mod source;

@@ -1,0 +1,101 @@
+//! Selected columns: which part of a row leaves.
+//!
+//! Names are looked up once per shape of rows, not once per record. Knows rows, not shares.
+
+use std::sync::{Mutex, PoisonError};
+
+use syncline_shared::record::{Columns, Row};
+
+/// The selected columns of rows of one shape.
+#[derive(Debug)]
+pub(super) struct Projection {
+    of: Columns,
+    key: Columns,
+    selected: Columns,
+    places: Vec<usize>,
+    /// The first selected column the shape lacks, by its place in the selection.
+    missing: Option<usize>,
+}
+
+impl Projection {
+    /// Looks up a selection in the shape of a row; the key's columns always go along, the order is the row's.
+    pub(super) fn new(selection: &[Box<str>], of: &Columns, key: &Columns) -> Self {
+        let chosen = |name: &str| key.position(name).is_some() || selection.iter().any(|column| **column == *name);
+        let (places, names): (Vec<_>, Vec<_>) = of.iter().enumerate().filter(|(_, name)| chosen(name)).unzip();
+        let missing = selection.iter().position(|column| of.position(column).is_none());
+        Self { of: of.clone(), key: key.clone(), selected: Columns::new(names), places, missing }
+    }
+
+    /// Whether it was made for this shape.
+    pub(super) fn is_of(&self, of: &Columns, key: &Columns) -> bool {
+        self.of == *of && self.key == *key
+    }
+
+    /// The selected part of a row of the shape, or the place in the selection of a column the shape lacks.
+    pub(super) fn apply(&self, row: &Row) -> Result<Row, usize> {
+        self.missing.map_or_else(|| Ok(row.select(self.selected.clone(), &self.places)), Err)
+    }
+}
+
+/// What was worked out for the shape of rows seen last. One task decides, so the lock is never waited for.
+#[derive(Debug)]
+pub(super) struct Last<T>(Mutex<Option<T>>);
+
+impl<T> Default for Last<T> {
+    fn default() -> Self {
+        Self(Mutex::new(None))
+    }
+}
+
+impl<T> Last<T> {
+    /// Uses what is there if it fits, else makes it anew.
+    pub(super) fn with<R>(
+        &self,
+        fits: impl FnOnce(&T) -> bool,
+        make: impl FnOnce() -> T,
+        then: impl FnOnce(&T) -> R,
+    ) -> R {
+        // What a panic left behind is whole: it is replaced, never changed.
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !last.as_ref().is_some_and(fits) {
+            *last = None;
+        }
+        then(last.get_or_insert_with(make))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use syncline_shared::record::Value;
+
+    use super::*;
+
+    #[test]
+    fn names_are_looked_up_once_per_shape() {
+        let last = Last::default();
+        let made = |shape: usize| last.with(|&known| known == shape, || shape, |&known| known);
+        assert_eq!((made(1), made(1), made(2)), (1, 1, 2));
+        assert_eq!(last.with(|&known: &usize| known == 2, || unreachable!("it fits"), |&known| known), 2);
+    }
+
+    proptest! {
+        #[test]
+        fn a_selection_keeps_the_key_the_order_and_nothing_else(
+            chosen in prop::collection::vec(any::<bool>(), 8), keys in prop::collection::vec(any::<bool>(), 8),
+        ) {
+            let names: Vec<_> = (0..8).map(|number| format!("c{number}")).collect();
+            let of = |flags: &[bool]| -> Vec<String> {
+                names.iter().zip(flags).filter(|(_, flag)| **flag).map(|(name, _)| name.clone()).collect()
+            };
+            let mut row = Row::builder(Columns::new(names.clone()));
+            names.iter().for_each(|name| row.push(Value::Text(name)));
+            let row = row.finish();
+            let selection: Vec<Box<str>> = of(&chosen).into_iter().map(Into::into).collect();
+            let part = Projection::new(&selection, row.columns(), &Columns::new(of(&keys))).apply(&row).unwrap();
+            let expected: Vec<_> = chosen.iter().zip(&keys).map(|(one, two)| *one || *two).collect();
+            prop_assert!(part.columns().iter().eq(of(&expected).iter()));
+            prop_assert!(part.iter().all(|(name, value)| value == Value::Text(name)));
+        }
+    }
+}
