@@ -217,12 +217,17 @@ fn unpack(encoding: Encoding, packed: Vec<u8>, bytes_max: usize) -> Result<Vec<u
         Encoding::None => Ok(packed),
         Encoding::Zstd => {
             let mut plain = Vec::new();
-            let mut frame =
+            let decoder =
                 zstd::stream::read::Decoder::with_buffer(packed.as_slice()).map_err(|_| OpenError::Compression)?;
+            let mut frame = decoder.single_frame();
             frame.window_log_max(window_log_max(bytes_max)).map_err(|_| OpenError::Compression)?;
             let bound = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);
-            frame.take(bound).read_to_end(&mut plain).map_err(|_| OpenError::Compression)?;
-            if plain.len() > bytes_max { Err(too_large) } else { Ok(plain) }
+            frame.by_ref().take(bound).read_to_end(&mut plain).map_err(|_| OpenError::Compression)?;
+            if plain.len() > bytes_max {
+                return Err(too_large);
+            }
+            // What stands behind the frame is not part of it.
+            if frame.finish().is_empty() { Ok(plain) } else { Err(OpenError::Compression) }
         }
     }
 }
@@ -301,7 +306,7 @@ pub enum OpenError {
     /// The body is not what was sealed under this key.
     #[error("the batch does not open under its key")]
     Refused,
-    /// The authenticated body is not a Zstandard frame.
+    /// The authenticated body is not one Zstandard frame.
     #[error("the batch does not decompress")]
     Compression,
     /// The plaintext is longer than the receiver accepts.

@@ -290,8 +290,10 @@ fn a_frame_that_asks_for_a_large_window_is_refused() {
 }
 
 #[test]
-fn what_is_no_whole_frame_is_refused() {
+fn what_is_not_one_whole_frame_is_refused() {
     let whole = frame(17, 2);
+    assert_eq!(open_frame(&[whole.clone(), whole.clone()].concat()), Err(OpenError::Compression));
+    assert_eq!(open_frame(&[whole.as_slice(), b"\n"].concat()), Err(OpenError::Compression));
     for cut in [1, 5, 6, 9, whole.len() - 1] {
         assert_eq!(open_frame(&whole[..cut]), Err(OpenError::Compression), "{cut} bytes");
     }
