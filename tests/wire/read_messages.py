@@ -201,7 +201,7 @@ def is_columns(row):
 
 
 def read_line(line, action):
-    """Check 9: the members of one line."""
+    """Check 10: the members of one line."""
     record = json.loads(
         line, object_pairs_hook=members, parse_int=Number, parse_float=Number, parse_constant=no_constant
     )
@@ -280,9 +280,9 @@ def partition_of(clear, key, partitions):
 def read_message(partition, properties, body, options):
     """The output lines of one message."""
     clear = read_clear(properties)
-    if clear["partition"] != partition:
-        raise Refused(f"header partition says {clear['partition']}")
     plain = open_body(clear, body, options.secrets, options.accept_unsealed, options.plain_bytes_max)
+    if clear["partition"] != partition:
+        raise Refused(f"it was sealed for partition {clear['partition']}")
     lines = []
     where = json.dumps({name: clear[name] for name in ("table", "action", "partition")}, separators=(",", ":"))
     for number, (line, record) in enumerate(read_records(clear, plain), 1):
@@ -291,6 +291,8 @@ def read_message(partition, properties, body, options):
             raise Refused(f"record {number} belongs into partition {belongs}")
         # The line itself, not the parsed record: its numbers keep their digits.
         lines.append(f"{where[:-1]},{line.strip()[1:]}\n")
+    if len(lines) != clear["records"]:
+        raise Refused(f"it says {clear['records']} records and holds {len(lines)}")
     return lines
 
 
