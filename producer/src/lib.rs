@@ -1,8 +1,13 @@
 //! The producer: reads changes from a source, decides by shares what leaves and in which form, seals and publishes it.
 //!
-//! The story is in `pipeline`; each step has a room of its own. Knows nothing of the consumer.
+//! The story is in [`pipeline`]; each step has a room of its own. Knows nothing of the consumer.
 
 pub mod batch;
 pub mod checkpoint;
+pub mod config;
+pub mod metrics;
+pub mod outlet;
+pub mod pipeline;
+pub mod publish;
 pub mod share;
 pub mod source;

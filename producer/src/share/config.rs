@@ -59,7 +59,9 @@ pub enum ShareOn {
 }
 
 impl ShareOn {
-    pub(super) const fn action(self) -> Action {
+    /// The action itself.
+    #[must_use]
+    pub const fn action(self) -> Action {
         match self {
             Self::Insert => Action::Insert,
             Self::Update => Action::Update,

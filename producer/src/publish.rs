@@ -1,0 +1,288 @@
+//! Seals closed batches and publishes them in order, many confirms under way at once.
+//!
+//! Order (promise P3): batches are published in the order they came. When one fails, everything from it on is published
+//! again, even what the broker confirmed meanwhile: repeats are harmless, a gap is not. Fails never; a broker that does
+//! not take messages is tried again until the shutdown.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use syncline_shared::envelope::{Envelope, Route};
+use syncline_shared::health::Part;
+use syncline_shared::queue::{Broker, Confirm, DeadLetter, PublishError, Publisher, Reason, SharedQueue};
+use syncline_shared::retry::Backoff;
+use syncline_shared::seal::{Seal, seal};
+use syncline_shared::tasks::Stop;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::batch::Ticket;
+use crate::metrics::{Metrics, ShareMetrics};
+
+/// Sealing fails only while the system has no random bytes or no memory to give.
+const SEAL_RETRY: Duration = Duration::from_secs(1);
+
+/// How far publishing runs ahead of the broker's confirms.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PublishConfig {
+    /// Messages handed to the broker and not yet confirmed; 1 to 1000, default 500. Above some hundred nothing is gained.
+    pub window_messages: usize,
+    /// Bytes of batches being sealed or not yet confirmed, about; default 33554432.
+    pub window_bytes_max: usize,
+    /// Bytes of one record's line; a larger record is set aside as a dead letter. 1024 to 10485760, default 8388608.
+    pub record_bytes_max: usize,
+}
+
+impl Default for PublishConfig {
+    fn default() -> Self {
+        Self { window_messages: 500, window_bytes_max: 32 * 1024 * 1024, record_bytes_max: 8 * 1024 * 1024 }
+    }
+}
+
+impl PublishConfig {
+    /// Every value out of its range: the field, and what is wrong and accepted.
+    #[must_use]
+    pub fn validate(&self) -> Vec<(&'static str, String)> {
+        let mut problems = Vec::new();
+        if !(1..=1000).contains(&self.window_messages) {
+            problems.push(("window_messages", format!("{} is out of range; 1 to 1000", self.window_messages)));
+        }
+        if self.window_bytes_max < 1024 * 1024 {
+            problems.push(("window_bytes_max", format!("{} is out of range; 1048576 or more", self.window_bytes_max)));
+        }
+        // A line that does not compress, as Base64, still fits the 16 MiB RabbitMQ takes.
+        if !(1024..=10 * 1024 * 1024).contains(&self.record_bytes_max) {
+            problems.push(("record_bytes_max", format!("{} is out of range; 1024 to 10485760", self.record_bytes_max)));
+        }
+        problems
+    }
+}
+
+/// One batch to seal and publish.
+pub(crate) struct Job {
+    /// Shared queue.
+    pub queue: Arc<str>,
+    /// What to seal with.
+    pub seal: Seal,
+    /// Where it belongs.
+    pub route: Route,
+    /// The records' lines.
+    pub ndjson: Vec<u8>,
+    /// The polls its records came from.
+    pub tickets: Vec<Ticket>,
+    /// The share's counters.
+    pub metrics: ShareMetrics,
+    /// Set for a record that is too large to send: it goes to the dead letters, for this reason.
+    pub oversize: Option<String>,
+}
+
+/// A batch on its way through the window.
+struct Item {
+    queue: Arc<str>,
+    envelope: Envelope,
+    tickets: Vec<Ticket>,
+    metrics: ShareMetrics,
+    oversize: Option<String>,
+    plain_bytes: usize,
+}
+
+struct InFlight {
+    item: Item,
+    confirm: Confirm,
+    sent: Instant,
+}
+
+/// The window: batches being sealed, sealed, and handed to the broker, each list in order.
+pub(crate) struct Window<B: Broker> {
+    broker: B,
+    queues: Vec<SharedQueue>,
+    config: PublishConfig,
+    /// Connected after the topology was declared; dropped by every failure, so that both are done again.
+    publisher: Option<B::Publisher>,
+    sealing: VecDeque<JoinHandle<Item>>,
+    unsent: VecDeque<Item>,
+    in_flight: VecDeque<InFlight>,
+    /// Plaintext bytes in all three lists.
+    bytes: usize,
+    metrics: Metrics,
+    part: Part,
+}
+
+impl<B: Broker> Window<B> {
+    pub(crate) fn new(
+        broker: B,
+        queues: Vec<SharedQueue>,
+        config: PublishConfig,
+        metrics: Metrics,
+        part: Part,
+    ) -> Self {
+        let (sealing, unsent, in_flight) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
+        Self { broker, queues, config, publisher: None, sealing, unsent, in_flight, bytes: 0, metrics, part }
+    }
+
+    /// Publishes jobs until their sender is gone and everything is confirmed; the tickets of confirmed batches go to
+    /// `done`, which needs no bound of its own: it never holds more than the window lets out.
+    pub(crate) async fn run(
+        mut self,
+        mut jobs: mpsc::Receiver<Job>,
+        done: mpsc::UnboundedSender<Vec<Ticket>>,
+        mut stop: Stop,
+    ) -> Result<(), Infallible> {
+        let reconnects = self.metrics.reconnects("queue");
+        let seal_ahead = std::thread::available_parallelism().map_or(2, std::num::NonZero::get) * 2;
+        let mut backoff = Backoff::default();
+        let mut open = true;
+        // Connects at once, so that a broker out of reach shows before the first change.
+        let mut failed = self.send_all().await;
+        loop {
+            while let Err(error) = failed {
+                self.cut();
+                self.part.pause(error.class(), &error);
+                // Unconfirmed batches are read from the source again after the next start.
+                if stop.is_set() || stop.or(backoff.wait()).await.is_none() {
+                    return Ok(());
+                }
+                reconnects.inc();
+                failed = self.send_all().await;
+            }
+            if !open && self.is_empty() {
+                return Ok(());
+            }
+            let room = self.in_flight.len() < self.config.window_messages;
+            let takes = open && self.sealing.len() < seal_ahead && self.bytes < self.config.window_bytes_max;
+            failed = tokio::select! {
+                biased;
+                confirmed = next_confirm(&mut self.in_flight) => confirmed.map(|confirmed| {
+                    backoff.reset();
+                    self.part.works();
+                    // The receiver is gone only when the pipeline is: nobody needs the position then.
+                    let _ = done.send(self.confirmed(confirmed));
+                }),
+                item = next_sealed(&mut self.sealing), if room => {
+                    self.unsent.push_back(item);
+                    self.send_all().await
+                }
+                job = jobs.recv(), if takes => {
+                    match job {
+                        Some(job) => self.start(job),
+                        None => open = false,
+                    }
+                    Ok(())
+                }
+            };
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.sealing.is_empty() && self.unsent.is_empty() && self.in_flight.is_empty()
+    }
+
+    /// Starts to seal off the I/O threads.
+    fn start(&mut self, job: Job) {
+        let plain_bytes = job.ndjson.len();
+        self.bytes += plain_bytes;
+        self.sealing.push_back(tokio::task::spawn_blocking(move || {
+            let envelope = loop {
+                match seal(&job.seal, job.route.clone(), &job.ndjson) {
+                    Ok(envelope) => break envelope,
+                    Err(error) => {
+                        tracing::error!(%error, "a batch cannot be sealed, trying again");
+                        std::thread::sleep(SEAL_RETRY);
+                    }
+                }
+            };
+            job.metrics.sealed_bytes.inc_by(envelope.body_len() as u64);
+            let Job { queue, tickets, metrics, oversize, .. } = job;
+            Item { queue, envelope, tickets, metrics, oversize, plain_bytes }
+        }));
+    }
+
+    /// Hands everything sealed to the broker, in order.
+    async fn send_all(&mut self) -> Result<(), PublishError> {
+        let publisher = match &mut self.publisher {
+            Some(publisher) => publisher,
+            none => {
+                for queue in &self.queues {
+                    self.broker.declare(queue).await?;
+                }
+                let publisher = none.insert(self.broker.publisher().await?);
+                self.part.works();
+                publisher
+            }
+        };
+        while let Some(item) = self.unsent.front() {
+            let sent = Instant::now();
+            let confirm = match &item.oversize {
+                None => publisher.publish(&item.queue, &item.envelope).await?,
+                Some(error) => publisher.park(&dead_letter(item, error)).await?,
+            };
+            if let Some(item) = self.unsent.pop_front() {
+                self.in_flight.push_back(InFlight { item, confirm, sent });
+            }
+            self.metrics.in_flight.set(i64::try_from(self.in_flight.len()).unwrap_or(i64::MAX));
+        }
+        Ok(())
+    }
+
+    /// Counts a confirmed batch; its tickets.
+    fn confirmed(&mut self, InFlight { item, sent, .. }: InFlight) -> Vec<Ticket> {
+        self.metrics.confirm_seconds.observe(sent.elapsed().as_secs_f64());
+        self.metrics.in_flight.set(i64::try_from(self.in_flight.len()).unwrap_or(i64::MAX));
+        self.bytes = self.bytes.saturating_sub(item.plain_bytes);
+        let route = item.envelope.route();
+        let counter = match item.oversize {
+            None => item.metrics.confirmed(route.action),
+            Some(_) => &item.metrics.dead_letters,
+        };
+        counter.inc_by(u64::from(route.records));
+        item.tickets
+    }
+
+    /// After a failure: everything in flight is to be sent again, in order and before what was not sent yet.
+    fn cut(&mut self) {
+        self.publisher = None;
+        while let Some(InFlight { item, .. }) = self.in_flight.pop_back() {
+            self.unsent.push_front(item);
+        }
+        self.metrics.in_flight.set(0);
+    }
+}
+
+/// Waits for the oldest message's confirm; a failed one stays in its place. Cancel-safe; never resolves while nothing is
+/// in flight.
+async fn next_confirm(in_flight: &mut VecDeque<InFlight>) -> Result<InFlight, PublishError> {
+    let Some(first) = in_flight.front_mut() else { return pending().await };
+    (&mut first.confirm).await?;
+    match in_flight.pop_front() {
+        Some(confirmed) => Ok(confirmed),
+        None => unreachable!("it was just awaited"),
+    }
+}
+
+/// Waits for the oldest batch to be sealed. Cancel-safe; never resolves while nothing is being sealed.
+async fn next_sealed(sealing: &mut VecDeque<JoinHandle<Item>>) -> Item {
+    let Some(first) = sealing.front_mut() else { return pending().await };
+    let sealed = first.await;
+    sealing.pop_front();
+    match sealed {
+        Ok(sealed) => sealed,
+        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+    }
+}
+
+fn dead_letter(item: &Item, error: &str) -> DeadLetter {
+    DeadLetter {
+        message: item.envelope.to_message(),
+        queue: item.queue.to_string(),
+        routing_key: item.envelope.routing_key(),
+        reason: Reason::Oversize,
+        error: error.to_owned(),
+        attempts: 1,
+        at: jiff::Timestamp::now(),
+    }
+}
