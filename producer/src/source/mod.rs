@@ -3,7 +3,10 @@
 //! A source reports every change of its shared tables in order, with a version and a position it can go on from. It
 //! knows nothing of shares' rules, queues or encryption. Fails with [`SourceError`].
 
+#[cfg(test)]
+mod contract;
 mod error;
+pub mod postgres;
 mod session;
 
 pub use error::SourceError;

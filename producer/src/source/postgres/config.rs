@@ -1,0 +1,148 @@
+//! The settings of a PostgreSQL source.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+use syncline_shared::config::Secret;
+use syncline_shared::postgres::PostgresAddress;
+use syncline_shared::tls::TlsConfig;
+
+use crate::source::SessionRule;
+
+/// An idle database gives its log free this often; rare enough to cost nothing.
+const DEFAULT_HEARTBEAT_INTERVAL_MS: u64 = 10_000;
+
+/// The limit of PostgreSQL for the names of slots and publications.
+const NAME_BYTES_MAX: usize = 63;
+
+/// A PostgreSQL database changes are read from, by logical replication.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PostgresSourceConfig {
+    /// `postgres://user@host:port/database`, one host; `?sslmode=disable` turns TLS off.
+    pub url: String,
+    /// The password. Default: none.
+    #[serde(default)]
+    pub password: Option<Secret>,
+    /// File of the password, read anew on every connection. Default: none.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// Certificates. Without `ca_file` the replication connection trusts Mozilla's authorities, all others the system's.
+    #[serde(default)]
+    pub tls: TlsConfig,
+    /// The replication slot, made at the first start; lowercase letters, digits and `_`. Default: `syncline_<source>`.
+    #[serde(default)]
+    pub slot: Option<String>,
+    /// The publication, made at the first start. Default: `syncline_<source>`.
+    #[serde(default)]
+    pub publication: Option<String>,
+    /// Tells persons from jobs where the application sends no session message. Default: such a change is a job's.
+    #[serde(default)]
+    pub session: Option<SessionRule>,
+    /// Milliseconds without a change after which the source writes a mark, so that an idle database gives its log free;
+    /// at least 100. Default: 10,000.
+    #[serde(default = "default_heartbeat_interval_ms")]
+    pub heartbeat_interval_ms: u64,
+}
+
+const fn default_heartbeat_interval_ms() -> u64 {
+    DEFAULT_HEARTBEAT_INTERVAL_MS
+}
+
+impl PostgresSourceConfig {
+    /// Everything wrong with these settings, each as `field: what is wrong; what is accepted`. Opens no connection.
+    #[must_use]
+    pub fn problems(&self, source: &str) -> Vec<String> {
+        let mut problems = Vec::new();
+        match self.address().plan() {
+            Ok(plan) if plan.config.get_hosts().len() > 1 => {
+                problems.push("url: several hosts; accepted is one, the primary".to_owned());
+            }
+            Ok(plan) if plan.config.get_user().is_none() => {
+                problems.push("url: no user; accepted is postgres://user@host:port/database".to_owned());
+            }
+            Ok(_) => {}
+            Err(problem) => problems.push(format!("url: {problem}")),
+        }
+        if !is_slot_name(&self.slot_name(source)) {
+            problems.push("slot: no name of a slot; accepted are 63 lowercase letters, digits and _".to_owned());
+        }
+        let publication = self.publication_name(source);
+        if publication.is_empty() || publication.len() > NAME_BYTES_MAX || publication.contains([',', ' ', '\0']) {
+            problems.push("publication: accepted are 63 bytes without comma or blank".to_owned());
+        }
+        if self.heartbeat_interval_ms < 100 {
+            problems.push("heartbeat_interval_ms: too often; accepted is 100 or more".to_owned());
+        }
+        problems
+    }
+
+    pub(super) fn address(&self) -> PostgresAddress {
+        PostgresAddress {
+            url: self.url.clone(),
+            password: self.password.clone(),
+            password_file: self.password_file.clone(),
+            tls: self.tls.clone(),
+        }
+    }
+
+    pub(super) fn slot_name(&self, source: &str) -> String {
+        self.slot.clone().unwrap_or_else(|| default_name(source))
+    }
+
+    pub(super) fn publication_name(&self, source: &str) -> String {
+        self.publication.clone().unwrap_or_else(|| default_name(source))
+    }
+
+    pub(super) const fn heartbeat_interval(&self) -> Duration {
+        Duration::from_millis(self.heartbeat_interval_ms)
+    }
+}
+
+fn default_name(source: &str) -> String {
+    let plain = |letter: char| if letter.is_ascii_alphanumeric() { letter.to_ascii_lowercase() } else { '_' };
+    format!("syncline_{}", source.chars().map(plain).collect::<String>())
+}
+
+fn is_slot_name(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    // The replication command takes the name unquoted, so it must not begin with a digit.
+    let starts = name.bytes().next().is_some_and(|byte| !byte.is_ascii_digit());
+    starts && name.len() <= NAME_BYTES_MAX && name.bytes().all(fits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(json: &str) -> PostgresSourceConfig {
+        serde_json::from_str(json).expect("valid settings")
+    }
+
+    #[test]
+    fn names_come_from_the_source_unless_given() {
+        let plain = config(r#"{"url":"postgres://u@localhost/db"}"#);
+        assert_eq!(plain.slot_name("Service-Desk 2"), "syncline_service_desk_2");
+        assert_eq!(plain.problems("Service-Desk 2"), Vec::<String>::new());
+        let named = config(r#"{"url":"postgres://u@localhost/db","slot":"mine","publication":"Mine"}"#);
+        assert_eq!((named.slot_name("x"), named.publication_name("x")), ("mine".to_owned(), "Mine".to_owned()));
+    }
+
+    #[test]
+    fn every_problem_is_named_at_once() {
+        let bad = config(
+            r#"{"url":"postgres://u@a,b/db?sslmode=disable","slot":"1-X","publication":"a,b","heartbeat_interval_ms":1}"#,
+        );
+        let problems = bad.problems("x");
+        let fields: Vec<_> = problems.iter().filter_map(|problem| problem.split(':').next()).collect();
+        assert_eq!(fields, ["url", "slot", "publication", "heartbeat_interval_ms"]);
+    }
+
+    #[test]
+    fn unknown_settings_are_refused() {
+        assert!(
+            serde_json::from_str::<PostgresSourceConfig>(r#"{"url":"postgres://u@localhost/db","slott":"x"}"#).is_err()
+        );
+    }
+}

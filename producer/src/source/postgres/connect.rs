@@ -1,0 +1,202 @@
+//! Both kinds of connection to the server, and what their failures mean.
+
+use std::time::Duration;
+
+use pgwire_replication::{Lsn, PgWireError, ReplicationClient, ReplicationConfig, TlsConfig as WireTls};
+use syncline_shared::class::Class;
+use syncline_shared::postgres::{ConnectError, ConnectPlan, PostgresAddress};
+use tokio_postgres::Client;
+use tokio_postgres::config::Host;
+
+use super::config::PostgresSourceConfig;
+use super::values::SESSION_SETTINGS;
+use crate::source::{SourceError, WatchedTable};
+
+/// How the server names this program in `pg_stat_activity`.
+const APPLICATION_NAME: &str = "syncline";
+
+/// Changes the transport reads ahead; enough to keep it busy while a batch is handled.
+const EVENTS_AHEAD_MAX: usize = 128;
+
+/// The largest message of the stream; one row is one message. Above it the source stops rather than the process.
+const MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// How often a moved position is reported to the server at most.
+const STATUS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Everything about a source that does not change while it runs.
+#[derive(Debug)]
+pub(super) struct Settings {
+    /// The source's name.
+    pub(super) source: String,
+    /// As configured.
+    pub(super) config: PostgresSourceConfig,
+    /// The address of both kinds of connection.
+    pub(super) address: PostgresAddress,
+    /// The replication slot.
+    pub(super) slot: String,
+    /// The publication.
+    pub(super) publication: String,
+    /// The tables the shares want.
+    pub(super) tables: Vec<WatchedTable>,
+}
+
+impl Settings {
+    pub(super) fn new(source: &str, config: PostgresSourceConfig, tables: Vec<WatchedTable>) -> Self {
+        Self {
+            source: source.to_owned(),
+            address: config.address(),
+            slot: config.slot_name(source),
+            publication: config.publication_name(source),
+            config,
+            tables,
+        }
+    }
+
+    /// Opens a connection for SQL with the session settings of [`SESSION_SETTINGS`] and without time limits.
+    pub(super) async fn sql(&self) -> Result<Client, SourceError> {
+        let client = self.address.connect(APPLICATION_NAME).await.map_err(|error| self.unconnected(error))?;
+        let mut statements = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0".to_owned();
+        for (name, value) in SESSION_SETTINGS {
+            statements.push_str(&format!("; SET {name} = '{value}'"));
+        }
+        client.batch_execute(&statements).await.map_err(|error| self.failed("session settings", &error))?;
+        Ok(client)
+    }
+
+    /// Opens a connection for replication that waits for commands; `start` is where its stream will begin, zero for the
+    /// slot's own position.
+    pub(super) async fn replication(&self, start: u64) -> Result<ReplicationClient, SourceError> {
+        let config = self.replication_config(start)?;
+        ReplicationClient::connect_gated(config).await.map_err(|error| self.broken(&error))
+    }
+
+    fn replication_config(&self, start: u64) -> Result<ReplicationConfig, SourceError> {
+        let ConnectPlan { config, tls } = self.address.plan().map_err(|error| self.unconnected(error))?;
+        let host = match config.get_hosts() {
+            [] => "localhost".to_owned(),
+            [Host::Tcp(name)] => name.clone(),
+            #[cfg(unix)]
+            [Host::Unix(path)] => path.display().to_string(),
+            [_, ..] => return Err(self.refused("the url names several hosts; name the primary alone".to_owned())),
+        };
+        let user = config.get_user().ok_or_else(|| self.refused("the url names no user".to_owned()))?;
+        let password = str::from_utf8(config.get_password().unwrap_or_default())
+            .map_err(|_| self.refused("the password is not UTF-8".to_owned()))?;
+        let database = config.get_dbname().unwrap_or(user);
+        let options: Vec<_> = SESSION_SETTINGS.iter().map(|(name, value)| format!("-c {name}={value}")).collect();
+        let wire_tls = if tls.is_some() { self.wire_tls() } else { WireTls::disabled() };
+        Ok(ReplicationConfig::new(host, user, password, database, &self.slot, self.publication.as_str())
+            .with_port(config.get_ports().first().copied().unwrap_or(5432))
+            .with_tls(wire_tls)
+            .with_start_lsn(Lsn(start))
+            .with_status_interval(STATUS_INTERVAL)
+            .with_buffer_size(EVENTS_AHEAD_MAX)
+            .with_max_message_size(MESSAGE_BYTES_MAX)
+            .with_options(options.join(" "))
+            .with_application_name(APPLICATION_NAME))
+    }
+
+    fn wire_tls(&self) -> WireTls {
+        let files = &self.address.tls;
+        let tls = WireTls::verify_full(files.ca_file.clone());
+        match (&files.cert_file, &files.key_file) {
+            (Some(cert), Some(key)) => tls.with_client_cert(cert, key),
+            (None | Some(_), None) | (None, Some(_)) => tls,
+        }
+    }
+
+    /// A connection that could not be made.
+    fn unconnected(&self, error: ConnectError) -> SourceError {
+        match (error.class(), &error) {
+            (Class::Systemic, ConnectError::Connect(cause)) => self.refused(server_message(cause)),
+            (Class::Systemic, _) => self.refused(error.to_string()),
+            (Class::Transient | Class::Permanent, _) => {
+                SourceError::Unreachable { address: self.address.display(), cause: error.into() }
+            }
+        }
+    }
+
+    /// A statement about tables, slots and the like that failed; their messages hold no record values.
+    pub(super) fn failed(&self, doing: &str, error: &tokio_postgres::Error) -> SourceError {
+        match error.code() {
+            Some(code) => self.by_code(doing, code.code(), &server_message(error)),
+            None => self.unreachable(&error.to_string()),
+        }
+    }
+
+    /// A statement that reads records and failed; the message may quote a value and is left out.
+    pub(super) fn failed_reading(&self, doing: &str, error: &tokio_postgres::Error) -> SourceError {
+        match error.code() {
+            Some(code) => self.by_code(doing, code.code(), &format!("SQLSTATE {}", code.code())),
+            None => self.unreachable(&error.to_string()),
+        }
+    }
+
+    /// A replication connection or command that failed.
+    pub(super) fn broken(&self, error: &PgWireError) -> SourceError {
+        match error {
+            PgWireError::Server(message) => {
+                let code = message.split("SQLSTATE ").nth(1).and_then(|rest| rest.get(..5)).unwrap_or_default();
+                self.by_code("replication", code, message)
+            }
+            PgWireError::Auth(problem) | PgWireError::Tls(problem) => self.refused(problem.clone()),
+            PgWireError::MessageTooLarge { payload_bytes, .. } => SourceError::Protocol {
+                problem: format!(
+                    "one row of {payload_bytes} bytes, more than the {MESSAGE_BYTES_MAX} a message may have"
+                ),
+            },
+            PgWireError::Io(_) | PgWireError::Protocol(_) | PgWireError::Task(_) | PgWireError::Internal(_) | _ => {
+                self.unreachable(&error.to_string())
+            }
+        }
+    }
+
+    fn by_code(&self, doing: &str, code: &str, message: &str) -> SourceError {
+        match code {
+            "42501" => self.refused(format!("{doing}: {message}")),
+            "53400" => SourceError::Unfit {
+                problem: format!("no replication slot or sender is left: {message}"),
+                mend: "raise max_replication_slots and max_wal_senders in postgresql.conf and restart".to_owned(),
+            },
+            "55006" => self.taken(),
+            // The slot was invalidated, or the slot or publication dropped, while its changes were awaited.
+            "55000" | "42704" if doing == "replication" => self.gap(message),
+            _ if code.starts_with("28") || code == "3D000" => self.refused(message.to_owned()),
+            // Connection, resources, serialization, operator intervention.
+            _ if ["08", "53", "40", "57"].iter().any(|class| code.starts_with(class)) => self.unreachable(message),
+            _ => SourceError::Protocol { problem: format!("{doing}: {message}") },
+        }
+    }
+
+    /// No connection, or it broke.
+    pub(super) fn unreachable(&self, cause: &str) -> SourceError {
+        SourceError::Unreachable { address: self.address.display(), cause: cause.into() }
+    }
+
+    /// Another producer holds the slot.
+    pub(super) fn taken(&self) -> SourceError {
+        SourceError::Taken { address: self.address.display() }
+    }
+
+    /// Access is not allowed, or the address cannot be used.
+    pub(super) fn refused(&self, problem: String) -> SourceError {
+        SourceError::Refused { address: self.address.display(), problem }
+    }
+
+    /// Changes are lost, with the way to start over.
+    pub(super) fn gap(&self, problem: &str) -> SourceError {
+        let source = super::values::literal(&self.source);
+        SourceError::Gap {
+            problem: format!(
+                "{problem}; to start over with new initial copies drop the slot {slot} if it is there, then DELETE FROM \
+                 syncline.state WHERE source = {source} AND key <> 'epoch'",
+                slot = self.slot,
+            ),
+        }
+    }
+}
+
+fn server_message(error: &tokio_postgres::Error) -> String {
+    error.as_db_error().map_or_else(|| error.to_string(), |server| server.message().to_owned())
+}

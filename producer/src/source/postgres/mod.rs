@@ -1,0 +1,157 @@
+//! PostgreSQL as a source, by logical replication.
+//!
+//! One publication and one permanent slot per source, made at the first start; `pgoutput` over a replication
+//! connection, with SQL beside it. The rows that are already there come first, from a snapshot, then the stream; every
+//! change has the version `epoch | commit LSN | ordinal`. Knows nothing of shares' rules, queues or encryption. Fails
+//! with [`SourceError`]; every failure drops the connections, and the next call starts over from the slot.
+
+mod assemble;
+mod complete;
+mod config;
+mod connect;
+mod copy;
+mod live;
+mod pgoutput;
+mod queue;
+mod setup;
+mod state;
+mod table;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+
+pub use config::PostgresSourceConfig;
+
+use self::connect::Settings;
+use self::live::Live;
+use self::table::Job;
+use super::{PollLimit, Polled, Source, SourceError, WatchedTable};
+
+/// A place in the source's log, and the copies that were complete there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The log's epoch; places of different epochs cannot be compared.
+    epoch: u32,
+    /// End of the last transaction that was reported; zero before the first.
+    lsn: u64,
+    /// How many copies this source had reported by then.
+    copies: u64,
+}
+
+/// Where the source is with its connections.
+enum Stage {
+    Apart,
+    Connecting(BoxFuture<'static, Result<Box<Live>, SourceError>>),
+    Live(Box<Live>),
+}
+
+/// A PostgreSQL database changes are read from.
+pub struct PostgresSource {
+    settings: Arc<Settings>,
+    stage: Stage,
+    /// Copies reported so far.
+    copies: u64,
+    /// Reported copies that are not yet remembered as safe, each with its number.
+    reported: VecDeque<(u64, Job)>,
+    committed: Option<Position>,
+}
+
+impl fmt::Debug for PostgresSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresSource").field("source", &self.settings.source).finish_non_exhaustive()
+    }
+}
+
+impl PostgresSource {
+    /// Prepares a source of this name for these tables; opens no connection.
+    #[must_use]
+    pub fn new(name: &str, config: PostgresSourceConfig, tables: Vec<WatchedTable>) -> Self {
+        let settings = Arc::new(Settings::new(name, config, tables));
+        Self { settings, stage: Stage::Apart, copies: 0, reported: VecDeque::new(), committed: None }
+    }
+
+    /// Connects and finds everything that would keep the source from working; makes nothing.
+    pub async fn check(&self) -> Vec<SourceError> {
+        let sql = match self.settings.sql().await {
+            Ok(sql) => sql,
+            Err(problem) => return vec![problem],
+        };
+        let mut problems = setup::problems(&self.settings, &sql).await.unwrap_or_else(|problem| vec![problem]);
+        if !problems.iter().any(|problem| matches!(problem, SourceError::Refused { .. })) {
+            problems.extend(self.check_replication().await.err());
+        }
+        problems
+    }
+
+    /// A role may be allowed to replicate and yet be shut out by `pg_hba.conf`.
+    async fn check_replication(&self) -> Result<(), SourceError> {
+        let mut replication = self.settings.replication(0).await?;
+        replication.identify_system().await.map(drop).map_err(|error| self.settings.broken(&error))
+    }
+
+    async fn advance(&mut self, limit: PollLimit) -> Result<Polled<Position>, SourceError> {
+        let live = loop {
+            match &mut self.stage {
+                Stage::Live(live) => break live,
+                Stage::Connecting(connecting) => self.stage = Stage::Live(connecting.await?),
+                Stage::Apart => {
+                    let copies = self.committed.map_or(0, |position| position.copies);
+                    let safe = self.reported.iter().filter(|(number, _)| *number <= copies);
+                    let safe = safe.map(|(_, job)| job.clone()).collect();
+                    let connecting = live::connect(Arc::clone(&self.settings), self.committed, safe);
+                    self.stage = Stage::Connecting(connecting.boxed());
+                }
+            }
+        };
+        let taken = live.next(limit).await?;
+        let moved = taken.reached.is_some() || !taken.copied.is_empty();
+        for job in taken.copied {
+            self.copies += 1;
+            self.reported.push_back((self.copies, job));
+        }
+        let here = Position { epoch: live.epoch(), lsn: live.reached(), copies: self.copies };
+        Ok(Polled { changes: taken.changes, position: moved.then_some(here) })
+    }
+}
+
+impl Source for PostgresSource {
+    type Position = Position;
+
+    async fn poll(&mut self, limit: PollLimit) -> Result<Polled<Position>, SourceError> {
+        let polled = self.advance(limit).await;
+        if polled.is_err() {
+            self.stage = Stage::Apart;
+        }
+        polled
+    }
+
+    async fn commit(&mut self, upto: &Position) -> Result<(), SourceError> {
+        let before = self.committed.unwrap_or(*upto);
+        let lsn = if upto.epoch == before.epoch { upto.lsn.max(before.lsn) } else { upto.lsn };
+        self.committed = Some(Position { lsn, copies: upto.copies.max(before.copies), ..*upto });
+        // While the source is apart, this is kept in mind and used at the next connection.
+        let Stage::Live(live) = &mut self.stage else { return Ok(()) };
+        while let Some((_, job)) = self.reported.front().filter(|(number, _)| *number <= upto.copies) {
+            live.finish_copy(job).await?;
+            self.reported.pop_front();
+        }
+        if upto.epoch == live.epoch() && upto.lsn > 0 {
+            live.confirm(upto.lsn);
+        }
+        Ok(())
+    }
+
+    fn lag_bytes(&self) -> Option<u64> {
+        match &self.stage {
+            Stage::Live(live) => Some(live.lag_bytes()),
+            Stage::Apart | Stage::Connecting(_) => None,
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! What was read and not yet returned: changes, and between them the marks of what is complete.
+//!
+//! Everything a dropped [`poll`](crate::source::Source::poll) had read stays here for the next one.
+
+use std::collections::VecDeque;
+
+use super::table::Job;
+use crate::source::{Change, PollLimit};
+
+/// A change on its way out.
+pub(super) struct Pending {
+    /// The change.
+    pub(super) change: Change,
+    /// Whether nothing more can be learnt about its unsent columns.
+    pub(super) settled: bool,
+}
+
+impl Pending {
+    pub(super) fn is_incomplete(&self) -> bool {
+        !self.settled && self.change.after.as_ref().is_some_and(syncline_shared::record::Row::has_unchanged)
+    }
+
+    fn size(&self) -> usize {
+        let Change { key, before, after, .. } = &self.change;
+        key.size() + [before, after].into_iter().flatten().map(syncline_shared::record::Row::size).sum::<usize>()
+    }
+}
+
+#[expect(clippy::large_enum_variant, reason = "almost every item is a change")]
+enum Item {
+    Change(Pending),
+    Reached(u64),
+    Copied(Job),
+}
+
+/// What one poll takes out of the queue.
+#[derive(Default)]
+pub(super) struct Taken {
+    /// Changes in order.
+    pub(super) changes: Vec<Change>,
+    /// Everything up to this place of the log was taken.
+    pub(super) reached: Option<u64>,
+    /// Copies whose last row was taken.
+    pub(super) copied: Vec<Job>,
+}
+
+/// Changes and marks in source order.
+#[derive(Default)]
+pub(super) struct Queue {
+    items: VecDeque<Item>,
+    changes: usize,
+    bytes: usize,
+}
+
+impl Queue {
+    pub(super) fn push(&mut self, change: Change) {
+        let pending = Pending { change, settled: false };
+        self.changes += 1;
+        self.bytes += pending.size();
+        self.items.push_back(Item::Change(pending));
+    }
+
+    /// Marks that all changes up to this place of the log were pushed.
+    pub(super) fn reach(&mut self, lsn: u64) {
+        if let Some(Item::Reached(last)) = self.items.back_mut() {
+            *last = lsn;
+        } else {
+            self.items.push_back(Item::Reached(lsn));
+        }
+    }
+
+    /// Marks that all rows of a copy were pushed.
+    pub(super) fn end_copy(&mut self, job: Job) {
+        self.items.push_back(Item::Copied(job));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Whether there is enough for one poll.
+    pub(super) fn is_full(&self, limit: PollLimit) -> bool {
+        self.changes >= limit.changes || self.bytes >= limit.bytes
+    }
+
+    /// The changes the next [`Self::take`] would return that lack columns.
+    pub(super) fn incomplete(&mut self, limit: PollLimit) -> Vec<&mut Pending> {
+        let ahead = self.within(limit);
+        let pending = self.items.iter_mut().take(ahead).filter_map(|item| match item {
+            Item::Change(pending) if pending.is_incomplete() => Some(pending),
+            Item::Change(_) | Item::Reached(_) | Item::Copied(_) => None,
+        });
+        pending.collect()
+    }
+
+    /// Takes items up to the limit; stops before a change that still lacks columns.
+    pub(super) fn take(&mut self, limit: PollLimit) -> Taken {
+        let mut taken = Taken::default();
+        for _ in 0..self.within(limit) {
+            if matches!(self.items.front(), Some(Item::Change(pending)) if pending.is_incomplete()) {
+                break;
+            }
+            match self.items.pop_front() {
+                Some(Item::Change(pending)) => taken.changes.push(pending.change),
+                Some(Item::Reached(lsn)) => taken.reached = Some(lsn),
+                Some(Item::Copied(job)) => taken.copied.push(job),
+                None => break,
+            }
+        }
+        self.measure();
+        taken
+    }
+
+    /// How many items fit the limit: always the first change, and every mark up to the first change that does not fit.
+    fn within(&self, limit: PollLimit) -> usize {
+        let (mut changes, mut bytes) = (0_usize, 0_usize);
+        let fits = |item: &&Item| match item {
+            Item::Reached(_) | Item::Copied(_) => true,
+            Item::Change(pending) => {
+                changes += 1;
+                bytes += pending.size();
+                changes == 1 || (changes <= limit.changes && bytes <= limit.bytes)
+            }
+        };
+        self.items.iter().take_while(fits).count()
+    }
+
+    /// Counts again: columns were completed and items taken.
+    fn measure(&mut self) {
+        let pending = self.items.iter().filter_map(|item| match item {
+            Item::Change(pending) => Some(pending.size()),
+            Item::Reached(_) | Item::Copied(_) => None,
+        });
+        (self.changes, self.bytes) = pending.fold((0, 0), |(changes, bytes), size| (changes + 1, bytes + size));
+    }
+}

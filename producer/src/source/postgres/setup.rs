@@ -1,0 +1,243 @@
+//! What a source makes and checks in its database before it reads: state, publication, slot, tables.
+//!
+//! The order matters. A table is in the publication before the slot is made, and the slot before any copy, so that
+//! every change is in the stream or in the snapshot, and nothing falls between.
+
+use std::sync::Arc;
+
+use pgwire_replication::client::IdentifySystem;
+use tokio_postgres::Client;
+
+use super::connect::Settings;
+use super::state::{Epoch, Followed, State};
+use super::table::{Found, Job, Table, look_up};
+use super::values::identifier;
+use crate::source::SourceError;
+
+/// A database that is ready to be read.
+pub(super) struct Prepared {
+    /// The first part of every version.
+    pub(super) epoch: u32,
+    /// The watched tables that exist.
+    pub(super) tables: Vec<Arc<Table>>,
+    /// The copies that are still to be made.
+    pub(super) jobs: Vec<Job>,
+}
+
+/// The replication slot as the server has it.
+enum Slot {
+    Missing,
+    Ready,
+}
+
+/// Checks the database and makes what is missing.
+pub(super) async fn prepare(
+    settings: &Settings,
+    sql: &Client,
+    server: &IdentifySystem,
+) -> Result<Prepared, SourceError> {
+    check_wal_level(settings, sql).await?;
+    State::ensure(settings, sql).await?;
+    State::owns_slot(settings, sql).await?;
+    let state = State::read(settings, sql).await?;
+    let epoch = enter_epoch(settings, sql, &state, server).await?;
+    let slot = check_slot(settings, sql, &state).await?;
+    ensure_publication(settings, sql, &state).await?;
+    let (tables, jobs) = follow(settings, sql, &state, true).await?;
+    if let Slot::Missing = slot {
+        let create = "SELECT pg_create_logical_replication_slot($1, 'pgoutput')";
+        let created = sql.query(create, &[&settings.slot]).await;
+        created.map_err(|error| settings.failed("creating the replication slot", &error))?;
+    }
+    if !state.knows_slot(&settings.slot) {
+        State::put_slot(settings, sql).await?;
+    }
+    Ok(Prepared { epoch, tables, jobs })
+}
+
+/// Finds everything that would keep the source from working, and makes nothing.
+pub(super) async fn problems(settings: &Settings, sql: &Client) -> Result<Vec<SourceError>, SourceError> {
+    let mut problems = Vec::new();
+    problems.extend(check_wal_level(settings, sql).await.err());
+    problems.extend(check_rights(settings, sql).await?);
+    let state = if State::exists(settings, sql).await? {
+        problems.extend(State::owns_slot(settings, sql).await.err());
+        State::read(settings, sql).await?
+    } else {
+        State::default()
+    };
+    match check_slot(settings, sql, &state).await {
+        // A running producer holds the slot: that is no problem of the configuration.
+        Ok(_) | Err(SourceError::Taken { .. }) => {}
+        Err(problem) => problems.push(problem),
+    }
+    for found in look_up(settings, sql).await? {
+        match found {
+            Found::Unfit(problem) => problems.push(problem),
+            Found::Fit(table) if !table.published => problems.extend(check_owner(settings, sql, &table).await?),
+            Found::Fit(_) | Found::Missing => {}
+        }
+    }
+    Ok(problems)
+}
+
+async fn check_wal_level(settings: &Settings, sql: &Client) -> Result<(), SourceError> {
+    let row = sql.query_one("SELECT current_setting('wal_level')", &[]).await;
+    let level: String = row.map_err(|error| settings.failed("reading wal_level", &error))?.get(0);
+    if level == "logical" {
+        return Ok(());
+    }
+    Err(SourceError::Unfit {
+        problem: format!("the server's wal_level is {level}, not logical"),
+        mend: "ALTER SYSTEM SET wal_level = logical, then restart the server".to_owned(),
+    })
+}
+
+/// The rights to replicate and to make the schema.
+async fn check_rights(settings: &Settings, sql: &Client) -> Result<Vec<SourceError>, SourceError> {
+    let query = "SELECT quote_ident(current_user), quote_ident(current_database()), rolreplication OR rolsuper,
+            has_database_privilege(current_database(), 'CREATE') OR to_regclass('syncline.state') IS NOT NULL
+        FROM pg_roles WHERE rolname = current_user";
+    let row = sql.query_one(query, &[]).await;
+    let row = row.map_err(|error| settings.failed("reading the role's rights", &error))?;
+    let (user, database): (String, String) = (row.get(0), row.get(1));
+    let mut problems = Vec::new();
+    if !row.get::<_, bool>(2) {
+        problems.push(settings.refused(format!("no right to replicate; mend it with: ALTER ROLE {user} REPLICATION")));
+    }
+    if !row.get::<_, bool>(3) {
+        let mend = format!("GRANT CREATE ON DATABASE {database} TO {user}");
+        problems.push(settings.refused(format!("no right to create the schema syncline; mend it with: {mend}")));
+    }
+    Ok(problems)
+}
+
+/// Only a table's owner can add it to a publication.
+async fn check_owner(settings: &Settings, sql: &Client, table: &Table) -> Result<Option<SourceError>, SourceError> {
+    let query = "SELECT quote_ident(current_user), pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = $1";
+    let row = sql.query_one(query, &[&table.oid]).await;
+    let row = row.map_err(|error| settings.failed("reading the table's owner", &error))?;
+    let user: String = row.get(0);
+    let mend = format!("ALTER TABLE {} OWNER TO {user}", table.sql_name);
+    let problem = format!("only the owner can add {} to a publication; mend it with: {mend}", table.name);
+    Ok((!row.get::<_, bool>(1)).then(|| settings.refused(problem)))
+}
+
+/// The epoch of this server's log: one more than before when the system or its timeline changed.
+async fn enter_epoch(
+    settings: &Settings,
+    sql: &Client,
+    state: &State,
+    server: &IdentifySystem,
+) -> Result<u32, SourceError> {
+    let known = state.epoch();
+    let here = |epoch| Epoch { system_id: server.system_id.clone(), timeline: server.timeline, epoch };
+    if let Some(known) = &known
+        && *known == here(known.epoch)
+    {
+        return Ok(known.epoch);
+    }
+    let epoch = known.map_or(0, |known| known.epoch).saturating_add(1);
+    State::put_epoch(settings, sql, &here(epoch)).await?;
+    tracing::info!(source = settings.source, epoch, "the source's log begins a new epoch");
+    Ok(epoch)
+}
+
+/// A slot that was made once and is gone, or was invalidated, is a gap and never made again in silence.
+async fn check_slot(settings: &Settings, sql: &Client, state: &State) -> Result<Slot, SourceError> {
+    let query = "SELECT coalesce(plugin = 'pgoutput' AND database = current_database() AND NOT temporary, false),
+            active, coalesce(wal_status = 'lost', false)
+        FROM pg_replication_slots WHERE slot_name = $1";
+    let row = sql.query_opt(query, &[&settings.slot]).await;
+    let name = &settings.slot;
+    match row.map_err(|error| settings.failed("looking for the replication slot", &error))? {
+        None if state.knows_slot(name) => Err(settings.gap(&format!("the replication slot {name} is gone"))),
+        None => Ok(Slot::Missing),
+        Some(row) if !row.get::<_, bool>(0) => Err(SourceError::Unfit {
+            problem: format!("the replication slot {name} is no pgoutput slot of this database"),
+            mend: format!("slot = \"another_name\" in the source {}", settings.source),
+        }),
+        Some(row) if row.get::<_, bool>(1) => Err(settings.taken()),
+        Some(row) if row.get::<_, bool>(2) => {
+            Err(settings.gap(&format!("the server gave up the log of the replication slot {name}")))
+        }
+        Some(_) => Ok(Slot::Ready),
+    }
+}
+
+/// A publication is read as it was at the time of each change, so one made again later would not do.
+async fn ensure_publication(settings: &Settings, sql: &Client, state: &State) -> Result<(), SourceError> {
+    let doing = "preparing the publication";
+    let name = &settings.publication;
+    let found = sql.query_opt("SELECT pubviaroot FROM pg_publication WHERE pubname = $1", &[name]).await;
+    let statement = match found.map_err(|error| settings.failed(doing, &error))? {
+        None if state.knows_slot(&settings.slot) => {
+            return Err(settings.gap(&format!("the publication {name} is gone")));
+        }
+        None => format!("CREATE PUBLICATION {} WITH (publish_via_partition_root = true)", identifier(name)),
+        Some(row) if !row.get::<_, bool>(0) => {
+            format!("ALTER PUBLICATION {} SET (publish_via_partition_root = true)", identifier(name))
+        }
+        Some(_) => return Ok(()),
+    };
+    sql.batch_execute(&statement).await.map_err(|error| settings.failed(doing, &error))
+}
+
+/// Looks all watched tables up, puts those that appeared into the publication, and says what is to be copied.
+///
+/// A table that was awaited, or made anew since it was followed last, is copied for everyone: the rows written before
+/// the publication had it are in no stream. At the first call of a connection, a missing table is logged again.
+pub(super) async fn follow(
+    settings: &Settings,
+    sql: &Client,
+    state: &State,
+    first: bool,
+) -> Result<(Vec<Arc<Table>>, Vec<Job>), SourceError> {
+    let found = look_up(settings, sql).await?;
+    let (mut tables, mut jobs) = (Vec::new(), Vec::new());
+    for (watched, found) in settings.tables.iter().zip(found) {
+        let name = &watched.table;
+        let followed = state.followed(name);
+        let table = match found {
+            Found::Unfit(problem) => return Err(problem),
+            Found::Missing => {
+                let awaited = Followed { oid: None };
+                if first || followed != Some(awaited) {
+                    tracing::warn!(
+                        source = settings.source,
+                        table = &**name,
+                        "the table does not exist, waiting for it"
+                    );
+                }
+                if followed != Some(awaited) {
+                    State::put_followed(settings, sql, name, awaited).await?;
+                }
+                continue;
+            }
+            Found::Fit(table) => Arc::new(table),
+        };
+        if !table.published {
+            publish(settings, sql, &table).await?;
+        }
+        if followed.is_none() {
+            State::put_followed(settings, sql, name, Followed { oid: Some(table.oid) }).await?;
+        }
+        let everyone = followed.is_some_and(|followed| followed.oid != Some(table.oid));
+        let copied = |share: &&Arc<str>| state.is_copied(name, share);
+        let shares: Vec<_> = watched.copy_for.iter().filter(|share| everyone || !copied(share)).cloned().collect();
+        if everyone || !shares.is_empty() {
+            jobs.push(Job { table: Arc::clone(&table), shares, everyone });
+        }
+        tables.push(table);
+    }
+    Ok((tables, jobs))
+}
+
+async fn publish(settings: &Settings, sql: &Client, table: &Table) -> Result<(), SourceError> {
+    let publication = identifier(&settings.publication);
+    let statement = format!("ALTER PUBLICATION {publication} ADD TABLE {}", table.own_rows());
+    let added = sql.batch_execute(&statement).await;
+    added.map_err(|error| settings.failed("adding a table to the publication", &error))?;
+    tracing::info!(source = settings.source, table = &*table.name, "the table is in the publication");
+    Ok(())
+}

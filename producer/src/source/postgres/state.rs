@@ -1,0 +1,160 @@
+//! What a source remembers in its own database, in the table `syncline.state`.
+//!
+//! It lives beside the slot, so that both are lost or restored together.
+
+use std::collections::HashMap;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio_postgres::Client;
+
+use super::connect::Settings;
+use super::table::Job;
+use crate::source::SourceError;
+
+/// Creates what an application and this source need in the database. The lock lets two sources start at once.
+const CREATE: &str = "
+    BEGIN;
+    SELECT pg_advisory_xact_lock(hashtext('syncline.state'));
+    CREATE SCHEMA IF NOT EXISTS syncline;
+    GRANT USAGE ON SCHEMA syncline TO PUBLIC;
+    CREATE TABLE IF NOT EXISTS syncline.state (
+        source text, key text, value jsonb NOT NULL, PRIMARY KEY (source, key)
+    );
+    CREATE OR REPLACE FUNCTION syncline.session(interactive boolean, app_user text) RETURNS void LANGUAGE sql AS $$
+        SELECT pg_logical_emit_message(
+            true, 'syncline', json_build_object('interactive', interactive, 'user', app_user)::text)
+    $$;
+    COMMIT";
+
+/// Which server's log the versions count, and the number that makes a new log newer than the one before.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub(super) struct Epoch {
+    pub(super) system_id: String,
+    pub(super) timeline: u32,
+    pub(super) epoch: u32,
+}
+
+/// A watched table as it was last followed; no oid while it is awaited.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub(super) struct Followed {
+    pub(super) oid: Option<u32>,
+}
+
+/// The slot that was made for this source.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Slot {
+    name: String,
+}
+
+/// A source's rows of the state table.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    rows: HashMap<String, String>,
+}
+
+impl State {
+    /// Creates the schema, the table and the function applications call, unless they are there.
+    pub(super) async fn ensure(settings: &Settings, sql: &Client) -> Result<(), SourceError> {
+        let doing = "creating the schema syncline";
+        if !Self::exists(settings, sql).await? {
+            sql.batch_execute(CREATE).await.map_err(|error| settings.failed(doing, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the schema, the table and the function are there.
+    pub(super) async fn exists(settings: &Settings, sql: &Client) -> Result<bool, SourceError> {
+        let query = "SELECT to_regclass('syncline.state') IS NOT NULL
+            AND to_regprocedure('syncline.session(boolean,text)') IS NOT NULL";
+        let row = sql.query_one(query, &[]).await.map_err(|error| settings.failed("looking for the state", &error))?;
+        Ok(row.get(0))
+    }
+
+    /// Reads the source's rows.
+    pub(super) async fn read(settings: &Settings, sql: &Client) -> Result<Self, SourceError> {
+        let query = "SELECT key, value::text FROM syncline.state WHERE source = $1";
+        let rows = sql.query(query, &[&settings.source]).await;
+        let rows = rows.map_err(|error| settings.failed("reading the state", &error))?;
+        Ok(Self { rows: rows.iter().map(|row| (row.get(0), row.get(1))).collect() })
+    }
+
+    pub(super) fn epoch(&self) -> Option<Epoch> {
+        self.get("epoch")
+    }
+
+    /// Whether the slot was made before.
+    pub(super) fn knows_slot(&self, name: &str) -> bool {
+        self.get::<Slot>("slot").is_some_and(|slot| slot.name == name)
+    }
+
+    pub(super) fn followed(&self, table: &str) -> Option<Followed> {
+        self.get(&table_key(table))
+    }
+
+    pub(super) fn is_copied(&self, table: &str, share: &str) -> bool {
+        self.rows.contains_key(&copy_key(table, share))
+    }
+
+    fn get<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
+        self.rows.get(key).and_then(|json| serde_json::from_str(json).ok())
+    }
+
+    /// Fails unless no other source has made this slot.
+    pub(super) async fn owns_slot(settings: &Settings, sql: &Client) -> Result<(), SourceError> {
+        let query = "SELECT source FROM syncline.state WHERE key = 'slot' AND value->>'name' = $1 AND source <> $2";
+        let other = sql.query_opt(query, &[&settings.slot, &settings.source]).await;
+        match other.map_err(|error| settings.failed("reading the state", &error))? {
+            None => Ok(()),
+            Some(row) => Err(SourceError::Unfit {
+                problem: format!("the slot {} belongs to the source {}", settings.slot, row.get::<_, String>(0)),
+                mend: format!("slot = \"another_name\" in the source {}", settings.source),
+            }),
+        }
+    }
+
+    pub(super) async fn put_epoch(settings: &Settings, sql: &Client, epoch: &Epoch) -> Result<(), SourceError> {
+        put(settings, sql, "epoch", epoch).await
+    }
+
+    pub(super) async fn put_slot(settings: &Settings, sql: &Client) -> Result<(), SourceError> {
+        put(settings, sql, "slot", &Slot { name: settings.slot.clone() }).await
+    }
+
+    pub(super) async fn put_followed(
+        settings: &Settings,
+        sql: &Client,
+        table: &str,
+        followed: Followed,
+    ) -> Result<(), SourceError> {
+        put(settings, sql, &table_key(table), &followed).await
+    }
+
+    /// Remembers that a copy is safe elsewhere. Idempotent.
+    pub(super) async fn put_copied(settings: &Settings, sql: &Client, job: &Job) -> Result<(), SourceError> {
+        let table = &job.table;
+        for share in &job.shares {
+            put(settings, sql, &copy_key(&table.name, share), &true).await?;
+        }
+        if job.everyone {
+            Self::put_followed(settings, sql, &table.name, Followed { oid: Some(table.oid) }).await?;
+        }
+        Ok(())
+    }
+}
+
+fn table_key(table: &str) -> String {
+    format!("table:{table}")
+}
+
+fn copy_key(table: &str, share: &str) -> String {
+    format!("copied:{table}:{share}")
+}
+
+async fn put<T: Serialize + Sync>(settings: &Settings, sql: &Client, key: &str, value: &T) -> Result<(), SourceError> {
+    let json = serde_json::to_string(value).unwrap_or_default();
+    let statement = "INSERT INTO syncline.state (source, key, value) VALUES ($1, $2, $3::text::jsonb)
+        ON CONFLICT (source, key) DO UPDATE SET value = excluded.value";
+    let written = sql.execute(statement, &[&settings.source, &key, &json]).await;
+    written.map(drop).map_err(|error| settings.failed("writing the state", &error))
+}

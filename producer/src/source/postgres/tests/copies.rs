@@ -1,0 +1,131 @@
+//! Rows that were there before.
+
+use std::collections::HashMap;
+
+use super::*;
+
+/// The newest state of every record, as a target would hold it by the guard of versions.
+#[derive(Default)]
+struct Held(HashMap<String, (Version, Option<String>)>);
+
+impl Held {
+    fn apply(&mut self, changes: &[Change]) {
+        for change in changes {
+            let key = change.key.value(0).and_then(Value::as_text).expect("a key").to_owned();
+            let value = after(change, "n").map(|value| value.as_text().unwrap_or("null").to_owned());
+            let held = self.0.entry(key).or_default();
+            if change.version > held.0 {
+                *held = (change.version, value);
+            }
+        }
+    }
+
+    fn rows(&self) -> HashMap<String, String> {
+        self.0.iter().filter_map(|(key, (_, value))| Some((key.clone(), value.clone()?))).collect()
+    }
+}
+
+async fn rows(database: &Database) -> HashMap<String, String> {
+    let rows = database.client.query("SELECT id::text, n::text FROM item", &[]).await.expect("rows");
+    rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+}
+
+#[tokio::test]
+async fn a_copy_with_writes_beside_it_has_no_gap() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE item (id int PRIMARY KEY, n int, notes text)").await;
+    database.run("INSERT INTO item SELECT n, 0, repeat('x', 500) FROM generate_series(1, 5000) n").await;
+    let mut source = database.source(&[("item", &["first"])]);
+    let writer = connect(&url(&database.name)).await;
+    let writing = async {
+        for round in 1..=60 {
+            let statements = format!(
+                "UPDATE item SET n = n + 1 WHERE id % 60 = {round} % 60; DELETE FROM item WHERE id = {round} * 7;
+                 INSERT INTO item VALUES (10000 + {round}, 0); UPDATE item SET id = 20000 + {round} WHERE id = {round} * 11"
+            );
+            writer.batch_execute(&statements).await.expect("a write");
+        }
+    };
+    let mut held = Held::default();
+    let reading = async {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        let limit = PollLimit { changes: 100, bytes: 1 << 20 };
+        let (mut bulk, mut streamed) = (0, false);
+        loop {
+            let polled = contract::poll(&mut source, limit, deadline).await;
+            for change in &polled.changes {
+                assert!(change.action != Action::Bulk || !streamed, "the copy comes before the stream");
+                streamed |= change.action != Action::Bulk;
+                bulk += usize::from(change.action == Action::Bulk);
+            }
+            held.apply(&polled.changes);
+            if bulk > 0 && held.rows() == rows(&database).await && held.rows().contains_key("10060") {
+                break;
+            }
+        }
+    };
+    tokio::join!(writing, reading);
+}
+
+#[tokio::test]
+async fn each_share_gets_its_own_copy_once() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE item (id int PRIMARY KEY, n int); INSERT INTO item VALUES (1, 0)").await;
+    let mut source = database.source(&[("item", &["first", "second"])]);
+    let (copied, position) = read(&mut source, 2).await;
+    let shares: Vec<_> = copied.iter().filter_map(|change| change.only_share.as_deref()).collect();
+    assert_eq!(shares, ["first", "second"]);
+    assert_eq!(copied[0].session, Session::default());
+    source.commit(&position).await.expect("committed");
+    drop(source);
+
+    let mut source = database.source(&[("item", &["first", "second", "third"])]);
+    let (copied, _) = read(&mut source, 1).await;
+    assert_eq!(copied[0].only_share.as_deref(), Some("third"));
+}
+
+#[tokio::test]
+async fn an_uncommitted_copy_starts_again() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE item (id int PRIMARY KEY, n int); INSERT INTO item VALUES (1, 0), (2, 0)").await;
+    let mut source = database.source(&[("item", &["first"])]);
+    let (first, _) = read(&mut source, 2).await;
+    drop(source);
+    database.run("DELETE FROM item WHERE id = 1; UPDATE item SET n = 1").await;
+    let mut source = database.source(&[("item", &["first"])]);
+    let (again, _) = read(&mut source, 3).await;
+    let two = |action| (action, "2".to_owned());
+    assert_eq!(summary(&again), [two(Action::Bulk), (Action::Delete, "1".to_owned()), two(Action::Update)]);
+    assert!(again[0].version > again[2].version && again[1].version > first[0].version, "versions tell which is newer");
+}
+
+#[tokio::test]
+async fn a_table_created_after_the_start_comes_with_its_first_rows() {
+    let database = Database::new().await;
+    let mut source = database.connected(&[("item", &["first"]), ("other", &[])]).await;
+    database.run("CREATE TABLE item (id int PRIMARY KEY, n int); INSERT INTO item VALUES (1, 0), (2, 0)").await;
+    let (copied, position) = read(&mut source, 2).await;
+    assert!(copied.iter().all(|change| change.action == Action::Bulk && change.only_share.is_none()));
+    database.run("UPDATE item SET n = 1 WHERE id = 1").await;
+    let (changes, _) = read(&mut source, 1).await;
+    assert_eq!(summary(&changes), [(Action::Update, "1".to_owned())]);
+    drop(source);
+
+    // The rows were never committed, so they come again, even to a new process.
+    let mut source = database.source(&[("item", &["first"]), ("other", &[])]);
+    let (again, _) = read(&mut source, 3).await;
+    assert_eq!(again.iter().filter(|change| change.action == Action::Bulk).count(), 2);
+    source.commit(&position).await.expect("committed");
+}
+
+#[tokio::test]
+async fn a_table_made_anew_comes_with_its_first_rows() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE item (id int PRIMARY KEY, n int)").await;
+    let mut source = database.connected(&[("item", &[])]).await;
+    database
+        .run("DROP TABLE item; CREATE TABLE item (id bigint PRIMARY KEY, n int); INSERT INTO item VALUES (1, 0)")
+        .await;
+    let (copied, _) = read(&mut source, 1).await;
+    assert_eq!((copied[0].action, copied[0].only_share.is_none()), (Action::Bulk, true));
+}

@@ -1,0 +1,202 @@
+//! Set-up, refusals, lost slots, and where the source is.
+
+use super::*;
+
+#[tokio::test]
+async fn a_table_whose_changes_cannot_be_identified_is_refused_by_name_with_its_mend() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE keyless (n int); CREATE TABLE silent (id int PRIMARY KEY);
+        ALTER TABLE silent REPLICA IDENTITY NOTHING; CREATE UNLOGGED TABLE fleeting (id int PRIMARY KEY);
+        CREATE VIEW seen AS SELECT 1 AS id; CREATE TABLE keyless_full (n int); ALTER TABLE keyless_full REPLICA IDENTITY FULL").await;
+    let cases = [
+        ("keyless", "ALTER TABLE public.keyless ADD PRIMARY KEY"),
+        ("silent", "ALTER TABLE public.silent REPLICA IDENTITY DEFAULT"),
+        ("fleeting", "ALTER TABLE public.fleeting SET LOGGED"),
+        ("seen", "the name of a table"),
+        ("keyless_full", "ALTER TABLE public.keyless_full ADD PRIMARY KEY"),
+    ];
+    for (table, mend) in cases {
+        let error = failure(&mut database.source(&[(table, &[])])).await;
+        assert!(matches!(&error, SourceError::Unfit { problem, .. } if problem.contains(table)), "{error}");
+        assert!(error.to_string().contains(mend), "{error}");
+    }
+    let problems = database.source(&cases.map(|(table, _)| (table, &[] as &[&str]))).check().await;
+    assert_eq!(problems.len(), cases.len(), "{problems:?}");
+}
+
+#[tokio::test]
+async fn a_mended_table_is_read_at_the_next_poll() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE item (id int)").await;
+    let mut source = database.source(&[("item", &[])]);
+    assert!(matches!(failure(&mut source).await, SourceError::Unfit { .. }));
+    database.run("ALTER TABLE item ADD PRIMARY KEY (id)").await;
+    settle(&mut source).await;
+    database.run("INSERT INTO item VALUES (1)").await;
+    read(&mut source, 1).await;
+}
+
+#[tokio::test]
+async fn a_check_finds_nothing_wrong_and_makes_nothing() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE item (id int PRIMARY KEY)").await;
+    let problems = database.source(&[("item", &["first"]), ("missing", &[])]).check().await;
+    assert!(problems.is_empty(), "{problems:?}");
+    let made = "SELECT (to_regclass('syncline.state') IS NOT NULL OR EXISTS (SELECT FROM pg_publication)
+        OR EXISTS (SELECT FROM pg_replication_slots WHERE database = current_database()))::text";
+    assert_eq!(database.text(made).await.as_deref(), Some("false"));
+    let running = database.connected(&[("item", &[])]).await;
+    assert!(database.source(&[("item", &[])]).check().await.is_empty(), "a running producer is no problem");
+    drop(running);
+}
+
+#[tokio::test]
+async fn a_role_without_rights_is_told_which() {
+    let database = Database::new().await;
+    let role = format!("weak_{}", database.name);
+    database.run(&format!("CREATE ROLE {role} LOGIN PASSWORD 'weak'; CREATE TABLE item (id int PRIMARY KEY)")).await;
+    let server = url(&database.name);
+    let (_, place) = server.rsplit_once('@').expect("credentials in the url");
+    let json =
+        serde_json::json!({ "url": format!("postgres://{role}@{place}"), "password": "weak", "slot": database.name });
+    let config = serde_json::from_value(json).expect("valid settings");
+    let problems = database.source_with(config, &[("item", &[])]).check().await;
+    let texts: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    for mend in ["ALTER ROLE", "GRANT CREATE ON DATABASE", "OWNER TO"] {
+        assert!(texts.iter().any(|text| text.contains(mend)), "{texts:?}");
+    }
+    database.run(&format!("DROP ROLE {role}")).await;
+}
+
+#[tokio::test]
+async fn a_lost_slot_is_a_gap_and_is_never_made_again_in_silence() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE item (id int PRIMARY KEY)").await;
+    drop(database.connected(&[("item", &[])]).await);
+    let drop_slot = format!("SELECT pg_drop_replication_slot('{}')", database.name);
+    while database.client.batch_execute(&drop_slot).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    let mut source = database.source(&[("item", &["first"])]);
+    for _ in 0..2 {
+        let error = failure(&mut source).await;
+        assert!(matches!(error, SourceError::Gap { .. }), "{error}");
+    }
+    assert!(matches!(source.check().await.as_slice(), [SourceError::Gap { .. }]));
+    database
+        .run("INSERT INTO item VALUES (1); DELETE FROM syncline.state WHERE source = 'desk' AND key <> 'epoch'")
+        .await;
+    let (copied, _) = read(&mut source, 1).await;
+    assert_eq!(copied[0].action, Action::Bulk);
+}
+
+#[tokio::test]
+async fn a_second_producer_waits_for_its_turn() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE item (id int PRIMARY KEY)").await;
+    let running = database.connected(&[("item", &[])]).await;
+    let mut second = database.source(&[("item", &[])]);
+    assert!(matches!(failure(&mut second).await, SourceError::Taken { .. }));
+    drop(running);
+    settle(&mut second).await;
+}
+
+#[tokio::test]
+async fn a_slot_of_another_source_is_not_shared() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE item (id int PRIMARY KEY)").await;
+    drop(database.connected(&[("item", &[])]).await);
+    let mut other = PostgresSource::new("crm", database.config(), Vec::new());
+    let error = failure(&mut other).await;
+    assert!(error.to_string().contains("belongs to the source desk"), "{error}");
+}
+
+#[tokio::test]
+async fn a_new_timeline_makes_every_version_newer() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE item (id int PRIMARY KEY)").await;
+    let mut source = database.connected(&[("item", &[])]).await;
+    database.run("INSERT INTO item VALUES (1)").await;
+    let (first, _) = read(&mut source, 1).await;
+    assert_eq!(first[0].version.to_bytes()[..4], [0, 0, 0, 1]);
+    drop(source);
+    database.run("UPDATE syncline.state SET value = jsonb_set(value, '{timeline}', '99') WHERE key = 'epoch'").await;
+    let mut source = database.source(&[("item", &[])]);
+    let (second, _) = read(&mut source, 1).await;
+    assert_eq!(second[0].version.to_bytes()[..4], [0, 0, 0, 2]);
+}
+
+#[tokio::test]
+async fn a_broken_connection_repeats_what_was_not_committed_with_the_same_versions() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE item (id int PRIMARY KEY, n int)").await;
+    let mut source = database.connected(&[("item", &[])]).await;
+    database.run("INSERT INTO item VALUES (1, 0)").await;
+    let (_, position) = read(&mut source, 1).await;
+    source.commit(&position).await.expect("committed");
+    database.run("UPDATE item SET n = 1; UPDATE item SET n = 2").await;
+    let (first, _) = read(&mut source, 2).await;
+    database
+        .run(&format!(
+            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{}'",
+            database.name
+        ))
+        .await;
+    assert!(matches!(failure(&mut source).await, SourceError::Unreachable { .. }));
+    let (again, _) = read(&mut source, 2).await;
+    let versions = |changes: &[Change]| changes.iter().map(|change| change.version).collect::<Vec<_>>();
+    assert_eq!(versions(&again), versions(&first), "from the last committed position on");
+}
+
+#[tokio::test]
+async fn a_dropped_poll_loses_nothing() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE item (id int PRIMARY KEY, n int, notes text); ALTER TABLE item ALTER notes SET STORAGE EXTERNAL").await;
+    database.run("INSERT INTO item SELECT n, 0, repeat('x', 5000) FROM generate_series(1, 300) n").await;
+    let mut source = database.source(&[("item", &["first"])]);
+    let (mut seen, started) = (Vec::new(), Instant::now());
+    let mut updated = false;
+    while seen.len() < 600 {
+        assert!(started.elapsed() < Duration::from_secs(60), "{} changes", seen.len());
+        if let Ok(polled) = tokio::time::timeout(Duration::from_millis(2), source.poll(LIMIT)).await {
+            seen.extend(polled.expect("a poll").changes);
+        }
+        if seen.len() == 300 && !updated {
+            database.run("UPDATE item SET n = 1").await;
+            updated = true;
+        }
+    }
+    let ids: std::collections::HashSet<_> = summary(&seen).into_iter().collect();
+    assert_eq!((seen.len(), ids.len()), (600, 600));
+}
+
+#[tokio::test]
+async fn an_idle_database_moves_on_and_its_slot_with_it() {
+    let database = Database::new().await;
+    let mut source = database.connected(&[]).await;
+    let confirmed =
+        format!("SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = '{}'", database.name);
+    let (before, started) = (database.text(&confirmed).await, Instant::now());
+    while database.text(&confirmed).await == before || source.lag_bytes().is_none() {
+        assert!(started.elapsed() < Duration::from_secs(60));
+        let (changes, position) = read(&mut source, 0).await;
+        assert!(changes.is_empty());
+        source.commit(&position).await.expect("committed");
+    }
+}
+
+#[tokio::test]
+async fn an_unreachable_server_and_a_wrong_password_are_told_apart() {
+    let database = Database::new().await;
+    let away: PostgresSourceConfig =
+        serde_json::from_value(serde_json::json!({ "url": "postgres://u@127.0.0.1:1/db" })).expect("valid settings");
+    let mut source = PostgresSource::new("away", away, Vec::new());
+    assert!(matches!(failure(&mut source).await, SourceError::Unreachable { .. }));
+    let wrong = PostgresSourceConfig {
+        password: Some(syncline_shared::config::Secret::new("wrong".to_owned())),
+        ..database.config()
+    };
+    let error = failure(&mut PostgresSource::new("desk", wrong, Vec::new())).await;
+    assert!(matches!(error, SourceError::Refused { .. }), "{error}");
+    assert!(!format!("{error} {error:?}").contains("wrong"));
+}
