@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod contract;
 mod error;
+pub mod memory;
 pub mod postgres;
 mod session;
 

@@ -28,6 +28,9 @@ use crate::source::{PollLimit, SourceError};
 /// How often the catalog is looked at for tables that appeared, and the log for its end.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
+/// The server is asked to end the stream for this long; after that it finds out by itself.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// A copy that is being opened, or read.
 enum Copying {
     No,
@@ -115,6 +118,15 @@ impl Live {
     pub(super) fn confirm(&mut self, lsn: u64) {
         self.confirmed = self.confirmed.max(lsn);
         self.stream.update_applied_lsn(Lsn(self.confirmed));
+    }
+
+    /// Ends the stream in good order, so that the server stores what was confirmed.
+    pub(super) async fn close(mut self: Box<Self>) {
+        match tokio::time::timeout(CLOSE_TIMEOUT, self.stream.shutdown()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "the stream ended badly; its last changes are repeated"),
+            Err(_) => tracing::debug!("the stream did not end in time; its last changes are repeated"),
+        }
     }
 
     /// Remembers that a copy is safe elsewhere.

@@ -148,6 +148,12 @@ impl Source for PostgresSource {
         Ok(())
     }
 
+    async fn close(self) {
+        if let Stage::Live(live) = self.stage {
+            live.close().await;
+        }
+    }
+
     fn lag_bytes(&self) -> Option<u64> {
         match &self.stage {
             Stage::Live(live) => Some(live.lag_bytes()),
