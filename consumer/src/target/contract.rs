@@ -32,20 +32,9 @@ pub(crate) trait Bench {
     async fn finish(self);
 }
 
-/// Runs the suite; the expression makes a future of a new [`Bench`].
+/// Runs the suite, and what else is named; the expression makes a future of a new [`Bench`].
 macro_rules! target_contract {
-    ($bench:expr) => {
-        $crate::target::contract::target_contract!($bench,
-            a_change_arrives, a_redelivered_record_is_a_duplicate, an_older_change_is_stale,
-            a_deleted_record_stays_deleted, a_newer_insert_is_welcome_after_a_delete,
-            a_delete_of_an_unknown_record_is_remembered, a_part_leaves_the_other_columns,
-            a_part_of_an_unknown_record_makes_it, null_is_not_an_empty_text, repeats_of_a_key_end_with_the_newest,
-            an_old_record_folded_with_a_part_brings_nothing_back, a_part_after_a_delete_starts_anew,
-            several_tables_and_actions_in_one_call, columns_land_where_the_map_says,
-            only_mapped_columns_are_taken, a_composite_key_is_one_key, hostile_texts_arrive_as_they_were,
-            instances_share_what_they_hold, nothing_to_do_is_done, a_thousand_records_in_one_call);
-    };
-    ($bench:expr, $($claim:ident),+ $(,)?) => {
+    (@each $bench:expr, $($claim:ident),+) => {
         mod contract {
             use super::*;
             $(#[tokio::test]
@@ -55,6 +44,17 @@ macro_rules! target_contract {
                 $crate::target::contract::Bench::finish(bench).await;
             })+
         }
+    };
+    ($bench:expr $(, $more:ident)*) => {
+        $crate::target::contract::target_contract!(@each $bench,
+            a_change_arrives, a_redelivered_record_is_a_duplicate, an_older_change_is_stale,
+            a_deleted_record_stays_deleted, a_newer_insert_is_welcome_after_a_delete,
+            a_delete_of_an_unknown_record_is_remembered, a_part_leaves_the_other_columns,
+            a_part_of_an_unknown_record_makes_it, null_is_not_an_empty_text, repeats_of_a_key_end_with_the_newest,
+            an_old_record_folded_with_a_part_brings_nothing_back, a_part_after_a_delete_starts_anew,
+            several_tables_and_actions_in_one_call, columns_land_where_the_map_says,
+            only_mapped_columns_are_taken, a_composite_key_is_one_key, hostile_texts_arrive_as_they_were,
+            instances_share_what_they_hold, nothing_to_do_is_done, a_thousand_records_in_one_call $(, $more)*);
     };
 }
 pub(crate) use target_contract;
@@ -415,4 +415,20 @@ pub(crate) async fn a_refused_record_commits_nothing(bench: &impl Bench) {
     let rest = [account("a", Value::Number("1")), account("c", Value::Null)];
     let applied = target.apply(&[Batch { table: &map, action: Insert, records: &rest }]).await.unwrap();
     assert_eq!(applied.outcomes, [Applied, Applied]);
+}
+/// For targets with a schema: a missing table keeps everything until it is made.
+pub(crate) async fn a_missing_table_is_unfit_until_it_is_made(bench: &impl Bench) {
+    let map = incidents();
+    let mut target = bench.target("one");
+    let records = [incident("I1", 1, "MARKER", None)];
+    let batch = Batch { table: &map, action: Insert, records: &records };
+    for _ in 0..2 {
+        let error = target.apply(&[batch]).await.unwrap_err();
+        assert_eq!(error.class(), Class::Systemic);
+        assert!(error.to_string().contains("incident") && !format!("{error:?}").contains("MARKER"), "{error:?}");
+    }
+    assert_eq!(target.check(std::slice::from_ref(&map)).await.unwrap_err().len(), 1);
+    with_incidents(bench).await;
+    target.check(std::slice::from_ref(&map)).await.unwrap();
+    assert_eq!(target.apply(&[batch]).await.unwrap().outcomes, [Applied]);
 }

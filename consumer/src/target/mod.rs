@@ -8,6 +8,7 @@ pub(crate) mod contract;
 mod error;
 pub mod fold;
 pub mod memory;
+pub mod postgres;
 
 pub use error::ApplyError;
 

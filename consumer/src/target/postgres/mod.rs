@@ -1,0 +1,99 @@
+//! A PostgreSQL database records are applied to.
+//!
+//! A call is one transaction: its operations are copied into a temporary table, then one guarded statement per table,
+//! action and set of columns writes them all. The version of a row is kept in its column `_syncline_version`, that of a
+//! deleted one in the table `_syncline_tombstone` of the same schema.
+//!
+//! Knows nothing of queues or other targets. Fails with [`ApplyError`], sorted by SQLSTATE.
+
+mod catalog;
+mod config;
+mod copy;
+mod error;
+mod group;
+mod session;
+mod sql;
+
+pub use config::{PostgresTargetConfig, SchemaMode};
+
+use std::time::Duration;
+
+use self::session::Session;
+use super::{Applied, ApplyError, Batch, TableMap, Target};
+
+/// Applies the records of one partition through one connection.
+pub struct PostgresTarget {
+    config: PostgresTargetConfig,
+    writer: String,
+    session: Option<Session>,
+}
+
+impl PostgresTarget {
+    /// Makes a target that connects when it is first used.
+    ///
+    /// `writer` names the partition, the same on every replica (`<subscription>/<queue>.<partition>`): calls of one
+    /// writer wait for each other, so that a replica that lost its partition cannot write beside the one that has it.
+    #[must_use]
+    pub fn new(config: PostgresTargetConfig, writer: impl Into<String>) -> Self {
+        Self { config, writer: writer.into(), session: None }
+    }
+
+    /// Applies through the session there is; once more through a new one if what the old one knew of the tables may
+    /// have been the reason. A session that is not put back is closed, and its transaction with it.
+    async fn attempt(&mut self, batches: &[Batch<'_>]) -> Result<Applied, ApplyError> {
+        if let Some(mut session) = self.session.take() {
+            match session.apply(batches).await {
+                Err(ApplyError::Unfit { .. } | ApplyError::Record { .. }) => {}
+                result @ (Ok(_) | Err(ApplyError::Unreachable { .. } | ApplyError::Busy { .. })) => {
+                    return self.keep(session, result);
+                }
+            }
+        }
+        let mut session = Session::open(&self.config, &self.writer).await?;
+        let result = session.apply(batches).await;
+        self.keep(session, result)
+    }
+
+    fn keep(&mut self, session: Session, result: Result<Applied, ApplyError>) -> Result<Applied, ApplyError> {
+        let healthy = match &result {
+            Ok(_) | Err(ApplyError::Record { .. } | ApplyError::Busy { .. }) => !session.is_closed(),
+            Err(ApplyError::Unreachable { .. } | ApplyError::Unfit { .. }) => false,
+        };
+        if healthy {
+            self.session = Some(session);
+        }
+        result
+    }
+
+    /// The longest a call may take: PostgreSQL cancels statements itself, so beyond this nobody answers any more.
+    fn patience(&self) -> Duration {
+        Duration::from_millis(u64::from(self.config.statement_timeout_ms) * 2)
+    }
+
+    fn silent(&self, elapsed: tokio::time::error::Elapsed) -> ApplyError {
+        ApplyError::Unreachable { address: self.config.address().display(), cause: Box::new(elapsed) }
+    }
+}
+
+impl Target for PostgresTarget {
+    async fn apply(&mut self, batches: &[Batch<'_>]) -> Result<Applied, ApplyError> {
+        if batches.iter().all(|batch| batch.records.is_empty()) {
+            return Ok(Applied::default());
+        }
+        let done = tokio::time::timeout(self.patience(), self.attempt(batches)).await;
+        done.unwrap_or_else(|elapsed| Err(self.silent(elapsed)))
+    }
+
+    async fn check(&mut self, tables: &[TableMap]) -> Result<(), Vec<ApplyError>> {
+        let checked = async { Session::open(&self.config, &self.writer).await?.check(tables).await };
+        match tokio::time::timeout(self.patience(), checked).await {
+            Ok(Ok(problems)) if problems.is_empty() => Ok(()),
+            Ok(Ok(problems)) => Err(problems),
+            Ok(Err(error)) => Err(vec![error]),
+            Err(elapsed) => Err(vec![self.silent(elapsed)]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
