@@ -1,1 +1,96 @@
-fn main() {}
+//! `syncline`, the one binary: parses the command line, wires the parts, runs them. No pipeline logic here.
+
+mod check;
+mod cli;
+mod config;
+mod dead_letter;
+mod demo;
+mod failure;
+mod keys;
+mod queue;
+mod services;
+mod share;
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command, DeadLetterCommand, KeysCommand, QueueCommand, ShareCommand};
+use crate::config::{Env, Role};
+use crate::failure::Failure;
+
+/// `EX_USAGE`: the command line is wrong.
+const USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; nothing can be done about a closed terminal.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let env: Env = Arc::new(std::env::vars().collect());
+    log(&cli.command, &env);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::from(error).report(),
+    };
+    match runtime.block_on(run(cli, env)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+async fn run(cli: Cli, env: Env) -> Result<(), Failure> {
+    let (path, json) = (cli.config, cli.json);
+    match cli.command {
+        Command::Demo(args) => Box::pin(demo::run(args)).await,
+        Command::Up => services::run(&path, env, Role::Both).await,
+        Command::Producer => services::run(&path, env, Role::Producer).await,
+        Command::Consumer => services::run(&path, env, Role::Consumer).await,
+        Command::Check => check::run(&path, &env, json).await,
+        Command::Share(ShareCommand::List) => share::list(&path, &env, json),
+        Command::Queue(QueueCommand::Status) => queue::status(&path, &env, json).await,
+        Command::DeadLetter(DeadLetterCommand::List { queue, limit }) => {
+            dead_letter::list(&path, &env, json, queue.as_deref(), limit).await
+        }
+        Command::DeadLetter(DeadLetterCommand::Show { id }) => dead_letter::show(&path, &env, &id).await,
+        Command::DeadLetter(DeadLetterCommand::Replay(selection)) => {
+            dead_letter::settle(&path, &env, &selection, syncline_shared::queue::Settlement::Replay).await
+        }
+        Command::DeadLetter(DeadLetterCommand::Discard(selection)) => {
+            dead_letter::settle(&path, &env, &selection, syncline_shared::queue::Settlement::Discard).await
+        }
+        Command::Keys(KeysCommand::Generate { out }) => keys::generate(out.as_deref()),
+    }
+}
+
+/// Sends logs to standard error: services from `info` on, commands a person waits for from `warn` on. `SYNCLINE_LOG`
+/// overrides it, as a filter such as `debug` or `syncline_producer=debug,info`; `SYNCLINE_LOG_FORMAT=json` for machines.
+fn log(command: &Command, env: &Env) {
+    let default = match command {
+        Command::Up | Command::Producer | Command::Consumer => "info,lapin=warn,pgwire_replication=warn",
+        Command::Demo(_)
+        | Command::Check
+        | Command::Share(_)
+        | Command::Queue(_)
+        | Command::DeadLetter(_)
+        | Command::Keys(_) => "error,lapin=off,pgwire_replication=off",
+    };
+    let filter = env.get("SYNCLINE_LOG").map_or(default, String::as_str);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
+    if env.get("SYNCLINE_LOG_FORMAT").is_some_and(|format| format == "json") {
+        logs.json().init();
+    } else {
+        logs.init();
+    }
+}

@@ -1,0 +1,166 @@
+//! `syncline demo`: the whole pipeline in one process, on sample data that changes while you watch.
+//!
+//! Nothing in it is special: it writes an ordinary configuration into its folder and runs the same services as `up`.
+
+mod compare;
+mod desk;
+mod view;
+
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use prometheus::Registry;
+
+use self::compare::Comparison;
+use self::desk::Desk;
+use self::view::View;
+use crate::cli::DemoArgs;
+use crate::config::{Config, Role};
+use crate::failure::Failure;
+use crate::keys;
+use crate::services::Service;
+
+/// The demo's configuration; paths are filled in.
+const CONFIG: &str = include_str!("syncline.toml");
+/// How often the picture is drawn anew.
+const FRAME: Duration = Duration::from_millis(150);
+/// The target has this long to catch up after the last change.
+const SETTLE: Duration = Duration::from_secs(20);
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Runs the demo; fails unless source and target agree at the end.
+pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
+    println!("Syncline demo: a service desk and a CRM, kept in step through sealed shared queues.\n");
+    let folder = args.folder.clone();
+    let config_path = prepare(&folder)?;
+    let config = Config::load(&config_path, &Arc::default(), Role::Both)?;
+    let desk = Desk::create(&folder).map_err(|error| Failure::other(&error))?;
+    println!(
+        "Loaded {} incidents, {} users and {} change requests into {}.\nAgents and background jobs change them for {} seconds; the CRM follows.\n",
+        desk::INCIDENTS,
+        desk::USERS,
+        desk::CHANGES,
+        folder.join("servicedesk.db").display(),
+        args.seconds
+    );
+    let mut service = Service::new("up")?;
+    service.start(&config, &Config::load_keyring(config_path.clone(), Arc::default()), Role::Both)?;
+    let registry = service.registry.clone();
+    let mut verdict = None;
+    let watched = async {
+        verdict = Some(watch(&args, desk, registry).await);
+    };
+    service.tasks.run(watched, GRACE).await.map_err(|error| Failure::other(&error))?;
+    match verdict {
+        Some(Ok(())) => Ok(()),
+        Some(Err(failure)) => Err(failure),
+        None => Err(Failure::Other("stopped before source and target were compared".to_owned())),
+    }
+}
+
+/// Makes the folder with its configuration and keys; the configuration's path.
+fn prepare(folder: &Path) -> Result<PathBuf, Failure> {
+    let says = |error: std::io::Error| Failure::Other(format!("cannot make the folder {}: {error}", folder.display()));
+    let marker = folder.join("syncline.toml");
+    if folder.exists() && !marker.exists() && std::fs::read_dir(folder).map_err(says)?.next().is_some() {
+        return Err(Failure::Other(format!(
+            "{} is not empty and not a demo's; name another folder with --folder",
+            folder.display()
+        )));
+    }
+    std::fs::create_dir_all(folder).map_err(says)?;
+    for name in ["servicedesk.db", "crm.db", "queue.db"] {
+        for suffix in ["", "-wal", "-shm"] {
+            match std::fs::remove_file(folder.join(format!("{name}{suffix}"))) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(says(error)),
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
+    for key in ["tripledes.key", "aes256.key"] {
+        let path = folder.join(key);
+        if !path.exists() {
+            keys::write_secret(&path)?;
+        }
+    }
+    // A JSON string is a TOML string too, whatever the path holds.
+    let quoted = serde_json::Value::String(folder.display().to_string()).to_string();
+    let inner = quoted.trim_matches('"');
+    std::fs::write(&marker, CONFIG.replace("FOLDER", inner)).map_err(says)?;
+    Ok(marker)
+}
+
+/// Lets the desk work while the view shows the pipeline, then compares.
+async fn watch(args: &DemoArgs, desk: Desk, registry: Registry) -> Result<(), Failure> {
+    let mut view = View::new(registry, std::io::stdout().is_terminal());
+    let stop = Arc::new(AtomicBool::new(false));
+    let work = tokio::task::spawn_blocking({
+        let (stop, until) = (stop.clone(), Instant::now() + Duration::from_secs(args.seconds));
+        move || desk.work(until, &stop)
+    });
+    // Should this future be dropped by a signal, the desk stops at its next change.
+    let _stop_desk = SetOnDrop(stop);
+    while !work.is_finished() {
+        view.draw();
+        tokio::time::sleep(FRAME).await;
+    }
+    let desk = match work.await {
+        Ok(desk) => Arc::new(desk.map_err(|error| Failure::other(&error))?),
+        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+    };
+    let deadline = Instant::now() + SETTLE;
+    let comparison = loop {
+        let desk = desk.clone();
+        let compared = tokio::task::spawn_blocking(move || Comparison::make(&desk)).await;
+        let comparison = match compared {
+            Ok(comparison) => comparison.map_err(|error| Failure::other(&error))?,
+            Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+        };
+        view.draw();
+        if comparison.holds() || Instant::now() > deadline {
+            break comparison;
+        }
+        tokio::time::sleep(FRAME).await;
+    };
+    view.finish();
+    print!("{comparison}");
+    println!("{}", next_steps(&args.folder, args.forever));
+    if args.forever && comparison.holds() {
+        loop {
+            tokio::time::sleep(FRAME).await;
+            view.draw();
+        }
+    }
+    if comparison.holds() {
+        return Ok(());
+    }
+    Err(Failure::Other("source and target differ".to_owned()))
+}
+
+fn next_steps(folder: &Path, forever: bool) -> String {
+    let folder = folder.display();
+    let first =
+        format!("\nSource {folder}/servicedesk.db   target {folder}/crm.db   configuration {folder}/syncline.toml\n");
+    let change = format!(
+        "sqlite3 {folder}/servicedesk.db \"UPDATE incident SET short_description = 'hello', sys_updated_by = 'you' WHERE number = 'INC0000042'\"\n  sqlite3 {folder}/crm.db \"SELECT subject FROM support_case WHERE case_number = 'INC0000042'\""
+    );
+    if forever {
+        format!("{first}\nStill running; Ctrl-C ends it. In another terminal, with any SQLite client:\n  {change}\n")
+    } else {
+        format!(
+            "{first}\nNext:\n  syncline demo --forever        keep it running, then, with any SQLite client:\n  {change}\n  syncline --config {folder}/syncline.toml share list\n  syncline --config {folder}/syncline.toml queue status"
+        )
+    }
+}
+
+/// Tells the desk to stop when the demo ends, however it does.
+struct SetOnDrop(Arc<AtomicBool>);
+
+impl Drop for SetOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,118 @@
+//! `syncline queue`: shared queues as the broker sees them.
+
+use std::path::Path;
+
+use serde_json::json;
+use syncline_shared::config::QueueConfig;
+use syncline_shared::queue::{Broker, Embedded, PartitionStatus, QueueError, QueueStatus, RabbitMq};
+use syncline_shared::tasks::chain;
+
+use crate::config::{Config, Env, Role};
+use crate::failure::Failure;
+
+/// A job that runs on whichever broker is configured.
+pub(crate) trait OnBroker {
+    /// What it gives.
+    type Output;
+
+    /// Does it.
+    fn run<B: Broker>(self, broker: B, config: &Config) -> impl Future<Output = Result<Self::Output, Failure>>;
+}
+
+/// Runs a job on the configured broker.
+pub(crate) async fn on_broker<J: OnBroker>(job: J, config: &Config) -> Result<J::Output, Failure> {
+    match &config.queue {
+        QueueConfig::Rabbitmq(queue) => {
+            job.run(RabbitMq::new(queue.clone()).map_err(|error| unavailable(&error))?, config).await
+        }
+        QueueConfig::Embedded(queue) => {
+            job.run(Embedded::new(queue.clone()).map_err(|error| unavailable(&error))?, config).await
+        }
+    }
+}
+
+/// Tells a broker's error to a person.
+pub(crate) fn unavailable(error: &QueueError) -> Failure {
+    let hint = match error {
+        QueueError::Unreachable { .. } => "Is it running, and is the address in [queue] right?",
+        QueueError::Refused { .. } => "Check user, password and virtual host in [queue], and the user's permissions.",
+        QueueError::Topology { .. } => "Start the producer or the consumer once to create it.",
+        QueueError::Storage { .. } => "Check the path in [queue], its permissions and the free space.",
+        QueueError::Park(_) => "Check the broker.",
+    };
+    let mut text = chain(error);
+    if let Some(first) = text.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    Failure::Unavailable(format!("{text}.\n{hint}"))
+}
+
+/// Prints depth, consumers and age of every partition of every shared queue.
+pub(crate) async fn status(path: &Path, env: &Env, json: bool) -> Result<(), Failure> {
+    struct Status;
+    impl OnBroker for Status {
+        type Output = Vec<(String, QueueStatus)>;
+
+        async fn run<B: Broker>(self, broker: B, config: &Config) -> Result<Self::Output, Failure> {
+            let mut all = Vec::new();
+            for (name, queue) in &config.shared_queues {
+                all.push((name.clone(), broker.status(queue).await.map_err(|error| unavailable(&error))?));
+            }
+            Ok(all)
+        }
+    }
+    let config = Config::load(path, env, Role::Queue)?;
+    let all = on_broker(Status, &config).await?;
+    if json {
+        let queues: Vec<_> = all.iter().map(|(name, status)| describe(name, status)).collect();
+        println!("{}", serde_json::Value::Array(queues));
+        return Ok(());
+    }
+    let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+    let mut rows = vec![["QUEUE", "PARTITION", "READY", "UNACKED", "CONSUMERS", "OLDEST"].map(str::to_owned)];
+    for (name, status) in &all {
+        for PartitionStatus { partition, ready, unacked, consumers, oldest_seconds } in &status.partitions {
+            let oldest = oldest_seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds} s"));
+            let (partition, ready, consumers) = (partition.to_string(), ready.to_string(), consumers.to_string());
+            rows.push([name.clone(), partition, ready, number(*unacked), consumers, oldest]);
+        }
+        rows.push([
+            name.clone(),
+            "dead".to_owned(),
+            status.dead_letters.to_string(),
+            "-".into(),
+            "-".into(),
+            "-".into(),
+        ]);
+    }
+    print!("{}", table(&rows));
+    Ok(())
+}
+
+fn describe(name: &str, status: &QueueStatus) -> serde_json::Value {
+    let partition = |one: &PartitionStatus| {
+        json!({
+            "partition": one.partition, "ready": one.ready, "unacked": one.unacked,
+            "consumers": one.consumers, "oldest_seconds": one.oldest_seconds,
+        })
+    };
+    let partitions: Vec<_> = status.partitions.iter().map(partition).collect();
+    json!({ "queue": name, "partitions": partitions, "dead_letters": status.dead_letters })
+}
+
+/// Lines up columns of text; the first row is the heading.
+pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for row in rows {
+        let line: String = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}  ")).collect();
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}

@@ -1,0 +1,174 @@
+//! Wires the services from a configuration: `producer`, `consumer` and `up`. The one place that knows every connector.
+
+use std::collections::BTreeMap;
+use std::future::pending;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use prometheus::Registry;
+use syncline_consumer::config::TargetConfig;
+use syncline_consumer::pipeline::LoadKeyring;
+use syncline_consumer::target::postgres::PostgresTarget;
+use syncline_consumer::target::sqlite::SqliteTarget;
+use syncline_producer::config::SourceConfig;
+use syncline_producer::outlet::{Outlet, Outlets};
+use syncline_producer::share::Initial;
+use syncline_producer::source::postgres::PostgresSource;
+use syncline_producer::source::sqlite::SqliteSource;
+use syncline_shared::config::QueueConfig;
+use syncline_shared::health::Health;
+use syncline_shared::http;
+use syncline_shared::metrics;
+use syncline_shared::queue::{Broker, Embedded, RabbitMq};
+use syncline_shared::tasks::TaskGroup;
+
+use crate::config::{Config, Env, Role, compile};
+use crate::failure::Failure;
+
+/// Runs `producer`, `consumer` or `up` until it is told to stop.
+pub(crate) async fn run(path: &Path, env: Env, role: Role) -> Result<(), Failure> {
+    let config = Config::load(path, &env, role)?;
+    let load_keyring = Config::load_keyring(path.to_owned(), env);
+    let (service, listen, grace_ms) = match role {
+        Role::Producer => ("producer", config.producer.http, config.producer.grace_ms),
+        Role::Consumer => ("consumer", config.consumer.http, config.consumer.grace_ms),
+        Role::Both | Role::Queue => {
+            ("up", config.producer.http, config.producer.grace_ms.max(config.consumer.grace_ms))
+        }
+    };
+    tracing::info!(service, version = env!("CARGO_PKG_VERSION"), config = %path.display(), "starting");
+    let mut service = Service::new(service)?;
+    service.listen(listen).await?;
+    service.start(&config, &load_keyring, role)?;
+    service.tasks.run(pending(), Duration::from_millis(grace_ms)).await.map_err(|error| Failure::other(&error))?;
+    tracing::info!("stopped: everything in flight is settled and the position is stored");
+    Ok(())
+}
+
+/// A service being put together.
+pub(crate) struct Service {
+    pub tasks: TaskGroup,
+    pub registry: Registry,
+    pub health: Health,
+    name: &'static str,
+}
+
+impl Service {
+    pub(crate) fn new(name: &'static str) -> Result<Self, Failure> {
+        let registry = metrics::registry(name)?;
+        let health = Health::new(&registry, name)?;
+        Ok(Self { tasks: TaskGroup::default(), registry, health, name })
+    }
+
+    /// Serves the admin endpoint.
+    async fn listen(&mut self, address: SocketAddr) -> Result<(), Failure> {
+        let listener = http::listen(address).await.map_err(|error| {
+            Failure::Unavailable(format!(
+                "Cannot listen on {address}: {error}.\nSet another address with `http` in [{}], or stop what uses this one.",
+                if self.name == "consumer" { "consumer" } else { "producer" }
+            ))
+        })?;
+        let serve = http::serve(listener, self.registry.clone(), self.health.clone(), self.tasks.stop());
+        self.tasks.spawn("http", serve);
+        Ok(())
+    }
+
+    /// Starts the pipelines of a role.
+    pub(crate) fn start(&mut self, config: &Config, load_keyring: &LoadKeyring, role: Role) -> Result<(), Failure> {
+        match &config.queue {
+            QueueConfig::Rabbitmq(queue) => {
+                let broker = RabbitMq::new(queue.clone()).map_err(|error| Failure::other(&error))?;
+                self.start_on(&broker, config, load_keyring, role)
+            }
+            QueueConfig::Embedded(queue) => {
+                let broker = Embedded::new(queue.clone()).map_err(|error| Failure::other(&error))?;
+                self.start_on(&broker, config, load_keyring, role)
+            }
+        }
+    }
+
+    fn start_on<B: Broker>(
+        &mut self,
+        broker: &B,
+        config: &Config,
+        load_keyring: &LoadKeyring,
+        role: Role,
+    ) -> Result<(), Failure> {
+        if matches!(role, Role::Producer | Role::Both) {
+            self.start_producer(broker, config)?;
+        }
+        if matches!(role, Role::Consumer | Role::Both) {
+            self.start_consumer(broker, config, load_keyring)?;
+        }
+        Ok(())
+    }
+
+    fn start_producer<B: Broker>(&mut self, broker: &B, config: &Config) -> Result<(), Failure> {
+        let metrics = syncline_producer::metrics::Metrics::new(&self.registry)?;
+        let mut by_source: BTreeMap<&str, Vec<Outlet>> = BTreeMap::new();
+        for (name, share) in &config.shares {
+            let Some(queue) = config.shared_queues.get(&share.queue) else { unreachable!("checked on loading") };
+            by_source.entry(&share.source).or_default().push(Outlet {
+                share: compile(name, share)?,
+                queue: queue.clone(),
+                seal: config.seal(share),
+                copies: share.initial == Initial::Copy,
+                metrics: metrics.share(name),
+            });
+        }
+        for (source, outlets) in by_source {
+            let outlets = Outlets::new(source, outlets);
+            let tables = outlets.tables();
+            let (tasks, producer, health) = (&mut self.tasks, &config.producer, &self.health);
+            let broker = broker.clone();
+            match config.sources.get(source) {
+                Some(SourceConfig::Postgres(postgres)) => {
+                    let source = PostgresSource::new(source, postgres.clone(), tables);
+                    syncline_producer::pipeline::start(tasks, source, outlets, broker, producer, &metrics, health);
+                }
+                Some(SourceConfig::Sqlite(sqlite)) => {
+                    let source = SqliteSource::new(source, sqlite.clone(), tables);
+                    syncline_producer::pipeline::start(tasks, source, outlets, broker, producer, &metrics, health);
+                }
+                None => unreachable!("checked on loading"),
+            }
+        }
+        Ok(())
+    }
+
+    fn start_consumer<B: Broker>(
+        &mut self,
+        broker: &B,
+        config: &Config,
+        load_keyring: &LoadKeyring,
+    ) -> Result<(), Failure> {
+        let metrics = syncline_consumer::metrics::Metrics::new(&self.registry)?;
+        let replica = config.consumer.replica.clone().unwrap_or_else(syncline_consumer::pipeline::random_replica);
+        for (name, subscription) in &config.subscriptions {
+            let (Some(queue), Some(target)) =
+                (config.shared_queues.get(&subscription.queue), config.targets.get(&subscription.target))
+            else {
+                unreachable!("checked on loading")
+            };
+            let consumer = syncline_consumer::pipeline::Consumer {
+                name,
+                config: subscription.clone(),
+                queue,
+                load_keyring,
+                replica: &replica,
+                metrics: &metrics,
+                health: &self.health,
+            };
+            match target {
+                TargetConfig::Postgres(postgres) => {
+                    consumer.start(&mut self.tasks, broker, |_| PostgresTarget::new(postgres.clone()));
+                }
+                TargetConfig::Sqlite(sqlite) => {
+                    consumer.start(&mut self.tasks, broker, |_| SqliteTarget::new(sqlite.clone()));
+                }
+            }
+        }
+        Ok(())
+    }
+}

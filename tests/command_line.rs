@@ -1,0 +1,113 @@
+//! The command line: exit codes and what a person reads.
+
+use crate::kit::config::{Folder, common, embedded};
+use crate::kit::database::Database;
+use crate::kit::process::syncline;
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn a_wrong_command_line_is_64() {
+    let folder = Folder::create();
+    assert_eq!(syncline(folder.path(), &["produce"]).status.code(), Some(64));
+    assert_eq!(syncline(folder.path(), &["dead-letter", "replay"]).status.code(), Some(64));
+    assert_eq!(syncline(folder.path(), &["--help"]).status.code(), Some(0));
+}
+
+#[test]
+fn every_mistake_of_a_configuration_is_told_at_once_and_is_78() {
+    let folder = Folder::create();
+    let config = "[queue]\ntype = \"rabbit\"\n\n[key.short]\ncipher = \"AES256\"\nsecret = \"too short\"\n\n\
+        [shared_queue.crm]\npartitions = 0\n\n[source.desk]\ntype = \"postgres\"\nurl = \"postgres://u@127.0.0.1:1/x\"\ncolour = 1\n\n\
+        [share.a]\nsource = \"desc\"\ntable = \"incident\"\nqueue = \"crm\"\nkey = \"other\"\nfilter = \"priority~2\"\n\n\
+        [target.crm]\ntype = \"sqlite\"\npath = \"${NOT_SET_ANYWHERE}\"\n\n[subscription.crm]\nqueue = \"crn\"\ntarget = \"crm\"\n";
+    folder.write("syncline.toml", config);
+    let output = syncline(folder.path(), &["check"]);
+    let problems = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{problems}");
+    for expected in [
+        "syncline.toml:2: queue.type: unknown type; accepted: rabbitmq, embedded",
+        "key.short: the secret has 9 bytes",
+        "syncline.toml:9: shared_queue.crm.partitions: out of range",
+        "syncline.toml:14: source.desk.colour: unknown field",
+        "share.a.source: there is no [source.desc]",
+        "share.a.key: there is no usable [key.\"other\"]",
+        "syncline.toml:22: share.a.filter: ",
+        "target.crm.path: environment variable \"NOT_SET_ANYWHERE\" is not set",
+        "subscription.crm.queue: there is no [shared_queue.crn]; accepted: crm",
+    ] {
+        assert!(problems.contains(expected), "missing: {expected}\n{problems}");
+    }
+    assert!(!problems.contains("too short"), "a secret is shown: {problems}");
+}
+
+#[test]
+fn a_missing_configuration_says_what_to_do() {
+    let folder = Folder::create();
+    let output = syncline(folder.path(), &["producer"]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(text(&output.stderr).contains("--config") && text(&output.stderr).contains("syncline demo"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_reaches_every_system_and_tells_every_problem() {
+    let (folder, source) = (Folder::create(), Database::create("source").await);
+    source.run("CREATE TABLE incident (number text, note text); CREATE TABLE good (id int PRIMARY KEY)").await;
+    let config = format!(
+        "{}{}\n[source.desk]\ntype = \"postgres\"\nurl = \"{}\"\n\
+         [share.bad]\nsource = \"desk\"\ntable = \"incident\"\nqueue = \"crm\"\nkey = \"aes\"\n\
+         [share.good]\nsource = \"desk\"\ntable = \"good\"\nqueue = \"crm\"\nkey = \"aes\"\n\
+         [target.away]\ntype = \"postgres\"\nurl = \"postgres://nobody@127.0.0.1:1/nothing\"\n\
+         [subscription.crm]\nqueue = \"crm\"\ntarget = \"away\"\n",
+        embedded(&folder),
+        common(&folder),
+        source.url
+    );
+    folder.write("syncline.toml", &config);
+    let output = syncline(folder.path(), &["check"]);
+    let found = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(69), "{found}\n{}", text(&output.stderr));
+    assert!(found.contains("queue: ok"), "{found}");
+    assert!(found.contains("incident") && found.contains("ALTER TABLE"), "{found}");
+    assert!(found.contains("target away: NOT OK") && found.contains("127.0.0.1:1"), "{found}");
+    // Nothing was made by looking.
+    assert_eq!(source.count("SELECT count(*) FROM pg_replication_slots WHERE database = current_database()").await, 0);
+    assert_eq!(source.count("SELECT count(*) FROM pg_publication").await, 0);
+}
+
+#[test]
+fn a_generated_key_is_used_as_it_is() {
+    let folder = Folder::create();
+    let output = syncline(folder.path(), &["keys", "generate", "--out", "secret"]);
+    assert!(output.status.success());
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        assert_eq!(folder.file("secret").metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    assert_eq!(syncline(folder.path(), &["keys", "generate", "--out", "secret"]).status.code(), Some(1), "overwritten");
+    let one = text(&syncline(folder.path(), &["keys", "generate"]).stdout);
+    let two = text(&syncline(folder.path(), &["keys", "generate"]).stdout);
+    assert!(one.trim().len() == 64 && one != two);
+}
+
+#[test]
+fn shares_are_listed() {
+    let folder = Folder::create();
+    let config = format!(
+        "{}{}\n[source.desk]\ntype = \"sqlite\"\npath = \"desk.db\"\n\
+         [share.incidents]\nsource = \"desk\"\ntable = \"incident\"\nqueue = \"crm\"\nkey = \"3des\"\ninteractive_only = false\nfilter = \"priority<=2\"\n",
+        embedded(&folder),
+        common(&folder)
+    );
+    folder.write("syncline.toml", &config);
+    let output = syncline(folder.path(), &["share", "list"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let list = text(&output.stdout);
+    assert!(list.contains("incidents") && list.contains("TripleDES") && list.contains("priority<=2"), "{list}");
+    let json: serde_json::Value =
+        serde_json::from_slice(&syncline(folder.path(), &["share", "list", "--json"]).stdout).unwrap();
+    assert_eq!(json[0]["cipher"], "TripleDES");
+}

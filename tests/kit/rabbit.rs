@@ -1,0 +1,79 @@
+//! RabbitMQ virtual hosts of one test each, through the management API.
+
+use std::process::Command;
+
+use super::{service, unique};
+
+/// A virtual host of its own, deleted at the end with everything in it.
+pub struct Vhost {
+    name: String,
+    pub url: String,
+}
+
+impl Vhost {
+    /// Creates a virtual host.
+    pub fn create() -> Self {
+        let name = unique("vhost");
+        api("PUT", &format!("vhosts/{name}"), Some("{}"));
+        let root = service("SYNCLINE_TEST_RABBITMQ_URL");
+        let start = root.find("://").unwrap() + 3;
+        let end = root[start..].find('/').map_or(root.len(), |at| start + at);
+        let url = format!("{}/{name}", &root[..end]);
+        Self { name, url }
+    }
+
+    /// Messages ready in a queue, 0 when there is no such queue.
+    pub fn ready(&self, queue: &str) -> u64 {
+        let answer = api("GET", &format!("queues/{}/{queue}", self.name), None);
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap_or_default();
+        answer["messages"].as_u64().unwrap_or_default()
+    }
+
+    /// Deletes a queue.
+    pub fn delete_queue(&self, queue: &str) {
+        api("DELETE", &format!("queues/{}/{queue}", self.name), None);
+    }
+
+    /// Publishes a message with a body and headers as given, routed by the default exchange.
+    pub fn publish(&self, queue: &str, properties: &serde_json::Value, body_base64: &str) {
+        let message = serde_json::json!({
+            "properties": properties, "routing_key": queue, "payload": body_base64, "payload_encoding": "base64",
+        });
+        let answer = api("POST", &format!("exchanges/{}/amq.default/publish", self.name), Some(&message.to_string()));
+        assert!(answer.contains("\"routed\":true"), "{answer}");
+    }
+
+    /// Takes a copy of a queue's first messages: properties and base64 bodies.
+    pub fn peek(&self, queue: &str, count: u32) -> Vec<serde_json::Value> {
+        let how = serde_json::json!({ "count": count, "ackmode": "ack_requeue_true", "encoding": "base64" });
+        let answer = api("POST", &format!("queues/{}/{queue}/get", self.name), Some(&how.to_string()));
+        serde_json::from_str(&answer).unwrap_or_else(|_| panic!("{answer}"))
+    }
+
+    /// Closes every connection, as a restarting broker would.
+    pub fn close_connections(&self) {
+        let answer = api("GET", &format!("vhosts/{}/connections", self.name), None);
+        let connections: Vec<serde_json::Value> = serde_json::from_str(&answer).unwrap();
+        for connection in connections {
+            let name = connection["name"].as_str().unwrap().replace(' ', "%20").replace('>', "%3E");
+            api("DELETE", &format!("connections/{name}"), None);
+        }
+    }
+}
+
+impl Drop for Vhost {
+    fn drop(&mut self) {
+        api("DELETE", &format!("vhosts/{}", self.name), None);
+    }
+}
+
+fn api(method: &str, path: &str, body: Option<&str>) -> String {
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "-X", method, "-H", "content-type: application/json"]);
+    if let Some(body) = body {
+        curl.args(["-d", body]);
+    }
+    let output = curl.arg(format!("{}/api/{path}", service("SYNCLINE_TEST_RABBITMQ_API"))).output().expect("curl");
+    assert!(output.status.success(), "{method} {path}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}

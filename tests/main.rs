@@ -1,0 +1,11 @@
+//! End-to-end tests: the real binary against real RabbitMQ and PostgreSQL. Run them with `tests/run`.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![expect(missing_docs, reason = "tests are named after what they claim")]
+
+mod bad_input;
+mod command_line;
+mod demo;
+mod kit;
+mod postgres;
+mod sqlite;
+mod wire;
