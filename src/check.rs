@@ -29,7 +29,7 @@ struct Finding {
 /// Prints one line per system; fails when any has a problem.
 pub(crate) async fn run(path: &Path, env: &Env, json: bool) -> Result<(), Failure> {
     let config = Config::load(path, env, role(path)?)?;
-    let mut findings = vec![on_broker(Broken, &config).await?];
+    let mut findings = vec![on_broker(Reach, &config).await?];
     findings.extend(sources(&config).await);
     findings.extend(targets(&config).await);
     let bad: usize = findings.iter().map(|finding| finding.problems.len()).sum();
@@ -70,9 +70,9 @@ fn role(path: &Path) -> Result<Role, Failure> {
 }
 
 /// Looks at the broker and the shared queues.
-struct Broken;
+struct Reach;
 
-impl OnBroker for Broken {
+impl OnBroker for Reach {
     type Output = Finding;
 
     async fn run<B: Broker>(self, broker: B, config: &Config) -> Result<Finding, Failure> {
@@ -123,7 +123,7 @@ async fn targets(config: &Config) -> Vec<Finding> {
             .collect();
         let tables: Vec<_> = tables.into_values().collect();
         let checked: Result<(), Vec<ApplyError>> = match target {
-            TargetConfig::Postgres(postgres) => PostgresTarget::new(postgres.clone()).check(&tables).await,
+            TargetConfig::Postgres(postgres) => PostgresTarget::new(postgres.clone(), "check").check(&tables).await,
             TargetConfig::Sqlite(sqlite) => SqliteTarget::new(sqlite.clone()).check(&tables).await,
         };
         let problems = checked.err().unwrap_or_default().iter().map(|error| chain(error)).collect();

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use serde_json::json;
 use syncline_shared::config::QueueConfig;
-use syncline_shared::queue::{Broker, Embedded, PartitionStatus, QueueError, QueueStatus, RabbitMq};
+use syncline_shared::queue::embedded::Embedded;
+use syncline_shared::queue::rabbitmq::RabbitMq;
+use syncline_shared::queue::{Broker, PartitionStatus, QueueError, QueueStatus};
 use syncline_shared::tasks::chain;
 
 use crate::config::{Config, Env, Role};
@@ -23,11 +25,9 @@ pub(crate) trait OnBroker {
 pub(crate) async fn on_broker<J: OnBroker>(job: J, config: &Config) -> Result<J::Output, Failure> {
     match &config.queue {
         QueueConfig::Rabbitmq(queue) => {
-            job.run(RabbitMq::new(queue.clone()).map_err(|error| unavailable(&error))?, config).await
+            job.run(RabbitMq::new(queue.clone()).map_err(|error| Failure::other(&error))?, config).await
         }
-        QueueConfig::Embedded(queue) => {
-            job.run(Embedded::new(queue.clone()).map_err(|error| unavailable(&error))?, config).await
-        }
+        QueueConfig::Embedded(queue) => job.run(Embedded::new(queue), config).await,
     }
 }
 

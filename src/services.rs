@@ -20,7 +20,9 @@ use syncline_shared::config::QueueConfig;
 use syncline_shared::health::Health;
 use syncline_shared::http;
 use syncline_shared::metrics;
-use syncline_shared::queue::{Broker, Embedded, RabbitMq};
+use syncline_shared::queue::Broker;
+use syncline_shared::queue::embedded::Embedded;
+use syncline_shared::queue::rabbitmq::RabbitMq;
 use syncline_shared::tasks::TaskGroup;
 
 use crate::config::{Config, Env, Role, compile};
@@ -82,7 +84,7 @@ impl Service {
                 self.start_on(&broker, config, load_keyring, role)
             }
             QueueConfig::Embedded(queue) => {
-                let broker = Embedded::new(queue.clone()).map_err(|error| Failure::other(&error))?;
+                let broker = Embedded::new(queue);
                 self.start_on(&broker, config, load_keyring, role)
             }
         }
@@ -162,7 +164,9 @@ impl Service {
             };
             match target {
                 TargetConfig::Postgres(postgres) => {
-                    consumer.start(&mut self.tasks, broker, |_| PostgresTarget::new(postgres.clone()));
+                    consumer.start(&mut self.tasks, broker, |partition| {
+                        PostgresTarget::new(postgres.clone(), format!("{name}_{partition}"))
+                    });
                 }
                 TargetConfig::Sqlite(sqlite) => {
                     consumer.start(&mut self.tasks, broker, |_| SqliteTarget::new(sqlite.clone()));

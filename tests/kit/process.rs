@@ -22,6 +22,11 @@ pub struct Service {
 impl Service {
     /// Starts `producer`, `consumer` or `up` with a configuration.
     pub fn start(folder: &Path, command: &str, config: &Path) -> Self {
+        Self::start_with(folder, command, config, &[])
+    }
+
+    /// The same with environment variables.
+    pub fn start_with(folder: &Path, command: &str, config: &Path, env: &[(&str, String)]) -> Self {
         let log = folder.join(format!("{}.log", super::unique(command)));
         let file = std::fs::File::create(&log).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_syncline"))
@@ -29,6 +34,7 @@ impl Service {
             .arg(config)
             .current_dir(folder)
             .env("SYNCLINE_LOG", "info,lapin=warn")
+            .envs(env.iter().cloned())
             .stdout(Stdio::null())
             .stderr(file)
             .spawn()

@@ -1,0 +1,75 @@
+//! The configurations under `config/` do what the README says.
+
+use std::process::Command;
+
+use crate::kit::config::Folder;
+use crate::kit::database::Database;
+use crate::kit::eventually;
+use crate::kit::process::Service;
+use crate::kit::rabbit::Vhost;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+async fn databases() -> (Database, Database) {
+    let (desk, crm) = (Database::create("desk").await, Database::create("crm").await);
+    desk.run(include_str!("../config/servicedesk.sql")).await;
+    crm.run(include_str!("../config/crm.sql")).await;
+    (desk, crm)
+}
+
+fn env(folder: &Folder, desk: &Database, crm: &Database, vhost: Option<&Vhost>) -> Vec<(&'static str, String)> {
+    vec![
+        ("SYNCLINE_SERVICEDESK_URL", desk.url.clone()),
+        ("SYNCLINE_CRM_URL", crm.url.clone()),
+        ("SYNCLINE_RABBITMQ_URL", vhost.map(|vhost| vhost.url.clone()).unwrap_or_default()),
+        ("SYNCLINE_KEY_FILE", folder.file("key").display().to_string()),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_readme_path_from_postgres_to_postgres_works() {
+    let (folder, vhost, (desk, crm)) = (Folder::create(), Vhost::create(), databases().await);
+    // As it stands but for the ports, which another test may hold.
+    let text = std::fs::read_to_string(format!("{ROOT}/config/postgres-to-postgres.toml")).unwrap();
+    let text = text.replace("127.0.0.1:9187", "127.0.0.1:0").replace("127.0.0.1:9188", "127.0.0.1:0");
+    let config = folder.write("syncline.toml", &text);
+    let env = env(&folder, &desk, &crm, Some(&vhost));
+    let check = Command::new(env!("CARGO_BIN_EXE_syncline"))
+        .args(["check", "--config"])
+        .arg(&config)
+        .envs(env.clone())
+        .output()
+        .unwrap();
+    assert!(
+        check.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&check.stdout),
+        String::from_utf8_lossy(&check.stderr)
+    );
+    let mut producer = Service::start_with(folder.path(), "producer", &config, &env);
+    let mut consumer = Service::start_with(folder.path(), "consumer", &config, &env);
+    eventually("the copy", (600, 200), async || {
+        (crm.count("SELECT count(*) FROM support_case").await, crm.count("SELECT count(*) FROM contact").await)
+    })
+    .await;
+    let active = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database() AND active";
+    eventually("streaming", 1, async || desk.count(active).await).await;
+    desk.run("BEGIN; SELECT syncline.session(true, 'abel.tuter'); UPDATE incident SET short_description = 'VPN drops' WHERE number = 'INC0000001'; COMMIT").await;
+    eventually("the change", vec!["(INC0000001,\"VPN drops\")".to_owned()], async || {
+        crm.rows("SELECT case_number, subject FROM support_case WHERE case_number = 'INC0000001'").await
+    })
+    .await;
+    assert!(producer.stop().success() && consumer.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_machine_needs_no_broker() {
+    let (folder, (desk, crm)) = (Folder::create(), databases().await);
+    let text = std::fs::read_to_string(format!("{ROOT}/config/one-machine.toml")).unwrap();
+    let config = folder.write("syncline.toml", &format!("{text}\n[producer]\nhttp = \"127.0.0.1:0\"\n"));
+    let mut up = Service::start_with(folder.path(), "up", &config, &env(&folder, &desk, &crm, None));
+    eventually("the copy", 200, async || crm.count("SELECT count(*) FROM contact").await).await;
+    desk.run("DELETE FROM sys_user WHERE user_name = 'user.7'").await;
+    eventually("the delete", 199, async || crm.count("SELECT count(*) FROM contact").await).await;
+    assert!(up.stop().success());
+}
