@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use syncline_shared::class::Class;
 use syncline_shared::record::Action;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{Change, PollLimit, Polled, Source};
 
@@ -122,6 +122,7 @@ pub(crate) async fn run<T: Stand>(mut stand: T) {
         }
         // Stored soon enough, so at last it begins after what was committed.
         source.commit(&position).await.expect("committed");
-        let _ = timeout(Duration::from_millis(600), source.poll(LIMIT)).await;
+        let stored = Instant::now() + Duration::from_millis(200);
+        while timeout_at(stored, source.poll(LIMIT)).await.is_ok() {}
     }
 }

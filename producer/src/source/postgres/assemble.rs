@@ -8,12 +8,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use pgwire_replication::client::ReplicationEvent;
 use serde::Deserialize;
-use syncline_shared::record::{Action, Columns, Row, Value, Version};
+use syncline_shared::record::{Action, Row, Version};
 
-use super::pgoutput::{self, Cell, Identity, Message, Old, Relation};
+use super::pgoutput::{self, Message};
 use super::queue::Queue;
+use super::shape::{Definition, Shape};
 use super::table::Table;
-use super::values::Kind;
 use crate::source::{Change, Session, SessionRule, SourceError};
 
 /// The prefix of logical messages that say who is at work.
@@ -24,26 +24,6 @@ const ECHO_PREFIX: &str = "syncline";
 
 /// Microseconds from the Unix epoch to PostgreSQL's, 2000-01-01.
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
-
-/// A table's columns, as the changes that follow have them.
-pub(super) struct Shape {
-    /// The table.
-    pub(super) table: Arc<Table>,
-    /// All columns.
-    pub(super) columns: Columns,
-    /// The kind of each column.
-    pub(super) kinds: Vec<Kind>,
-    key: Columns,
-    key_places: Vec<usize>,
-}
-
-/// A table's definition from the stream, watched or not.
-struct Definition {
-    identity: Identity,
-    columns: Columns,
-    kinds: Vec<Kind>,
-    key: Vec<bool>,
-}
 
 /// The transaction whose changes are arriving.
 struct Transaction {
@@ -106,11 +86,6 @@ impl Assembler {
         }
     }
 
-    /// Whether the changes of this table are reported.
-    pub(super) fn watches(&self, oid: u32) -> bool {
-        self.tables.contains_key(&oid)
-    }
-
     /// The latest shape of a watched table, once it had a change.
     pub(super) fn shape_of(&self, table: &str) -> Option<Arc<Shape>> {
         let table = self.tables.values().find(|watched| &*watched.name == table)?;
@@ -161,7 +136,10 @@ impl Assembler {
 
     fn row_message(&mut self, message: Message<'_>, queue: &mut Queue) -> Result<(), SourceError> {
         match message {
-            Message::Relation(relation) => self.define(&relation),
+            Message::Relation(relation) => {
+                self.shapes.remove(&relation.oid);
+                self.definitions.insert(relation.oid, Definition::new(&relation));
+            }
             Message::Origin { name } => {
                 if let Some(transaction) = &mut self.transaction {
                     transaction.echo = name.starts_with(ECHO_PREFIX);
@@ -201,18 +179,6 @@ impl Assembler {
             }
         }
         Ok(())
-    }
-
-    fn define(&mut self, relation: &Relation<'_>) {
-        let columns = &relation.columns;
-        let definition = Definition {
-            identity: relation.identity,
-            columns: Columns::new(columns.iter().map(|column| column.name)),
-            kinds: columns.iter().map(|column| Kind::of(column.type_oid)).collect(),
-            key: columns.iter().map(|column| column.key).collect(),
-        };
-        self.definitions.insert(relation.oid, definition);
-        self.shapes.remove(&relation.oid);
     }
 
     /// Counts a row message; `None` when its change is not reported.
@@ -276,97 +242,83 @@ impl Draft {
     }
 }
 
-impl Old<'_> {
-    fn cells(&self) -> &[Cell<'_>] {
-        match self {
-            Self::Key(cells) | Self::Full(cells) => cells,
-        }
-    }
-}
+#[cfg(test)]
+mod tests {
+    use pgwire_replication::Lsn;
+    use proptest::prelude::*;
 
-impl Shape {
-    /// The key is the one the stream marks, which is the one the table had then; where it marks none or all columns, the
-    /// one in the catalog.
-    fn new(table: Arc<Table>, definition: &Definition) -> Result<Self, SourceError> {
-        let marked = match definition.identity {
-            Identity::Default => true,
-            Identity::Index => !table.partitioned,
-            Identity::Nothing | Identity::Full => false,
-        };
-        let mut key_places: Vec<usize> = if marked {
-            definition.key.iter().enumerate().filter_map(|(place, key)| key.then_some(place)).collect()
-        } else {
-            Vec::new()
-        };
-        if key_places.is_empty() {
-            let places = table.key.iter().map(|name| definition.columns.position(name)).collect::<Option<Vec<_>>>();
-            key_places = places.ok_or_else(|| protocol(format!("a change of {} lacks its key columns", table.name)))?;
-        }
-        let columns = definition.columns.clone();
-        let key = Columns::new(key_places.iter().filter_map(|&place| columns.name(place)));
-        Ok(Self { table, columns, kinds: definition.kinds.clone(), key, key_places })
+    use super::super::table::Table;
+    use super::*;
+    use crate::source::PollLimit;
+
+    const RELATION: &[u8] = b"R\0\0\0\x07public\0item\0d\0\x01\x01id\0\0\0\0\x17\xff\xff\xff\xff";
+    const INSERT: &[u8] = b"I\0\0\0\x07N\0\x01t\0\0\0\x011";
+    const INSERT_ELSEWHERE: &[u8] = b"I\0\0\0\x08N\0\x01t\0\0\0\x011";
+
+    fn assembler() -> Assembler {
+        let mut assembler = Assembler::new(1, None);
+        let (name, key) = ("item".into(), vec!["id".to_owned()]);
+        let table =
+            Table { name, oid: 7, sql_name: "public.item".to_owned(), partitioned: false, key, published: true };
+        assembler.watch(vec![Arc::new(table)]);
+        assembler
     }
 
-    /// The key columns of a row. A key stored apart that the change left alone stands in the old row.
-    fn key(&self, cells: &[Cell<'_>], old: Option<&Old<'_>>) -> Result<Row, SourceError> {
-        let mut row = Row::builder(self.key.clone());
-        for &place in &self.key_places {
-            let (cell, kind) = self.cell(place, cells, old)?;
-            if !matches!(cell, Cell::Text(_)) {
-                return Err(protocol(format!("a change of {} without its key", self.table.name)));
-            }
-            push(&mut row, cell, kind).ok_or_else(|| self.misfit())?;
-        }
-        Ok(row.finish())
+    fn begin(lsn: u64) -> ReplicationEvent {
+        ReplicationEvent::Begin { final_lsn: Lsn(lsn), xid: 1, commit_time_micros: 0 }
     }
 
-    /// All columns of a row; what the change left alone and the server did not send comes from the old row where that
-    /// has it.
-    fn row(&self, cells: &[Cell<'_>], old: Option<&Old<'_>>) -> Result<Row, SourceError> {
-        if cells.len() != self.columns.len() {
-            return Err(self.misfit());
-        }
-        let mut row = Row::builder(self.columns.clone());
-        for place in 0..cells.len() {
-            let (cell, kind) = self.cell(place, cells, old)?;
-            push(&mut row, cell, kind).ok_or_else(|| self.misfit())?;
-        }
-        Ok(row.finish())
+    fn data(bytes: &[u8]) -> ReplicationEvent {
+        let (wal_start, wal_end) = (Lsn(0), Lsn(0));
+        ReplicationEvent::XLogData { wal_start, wal_end, server_time_micros: 0, data: bytes.to_vec().into() }
     }
 
-    /// The row before the change: all of it, or the key alone.
-    fn before(&self, old: &Old<'_>) -> Result<Row, SourceError> {
-        match old {
-            Old::Full(cells) => self.row(cells, None),
-            Old::Key(cells) => self.key(cells, None),
+    fn versions(events: Vec<ReplicationEvent>) -> Result<Vec<Version>, SourceError> {
+        let (mut assembler, mut queue) = (assembler(), Queue::default());
+        for event in events {
+            assembler.take(event, &mut queue)?;
+        }
+        let taken = queue.take(PollLimit { changes: 100, bytes: 1 << 20 });
+        Ok(taken.changes.iter().map(|change| change.version).collect())
+    }
+
+    #[test]
+    fn a_version_does_not_depend_on_which_tables_are_watched() {
+        let events = vec![begin(9), data(RELATION), data(INSERT_ELSEWHERE), data(INSERT)];
+        assert_eq!(versions(events).expect("changes"), [Version::new(1, 9, 4)]);
+    }
+
+    #[test]
+    fn events_that_contradict_each_other_are_refused() {
+        for events in [
+            vec![begin(1), data(INSERT)],
+            vec![data(RELATION), data(INSERT)],
+            vec![begin(1), data(RELATION), data(b"I\0\0\0\x07N\0\x02nn")],
+            vec![begin(1), data(RELATION), data(b"I\0\0\0\x07N\0\x01n")],
+            vec![begin(1), data(b"nonsense")],
+        ] {
+            assert!(matches!(versions(events), Err(SourceError::Protocol { .. })));
         }
     }
 
-    fn cell<'a>(
-        &self,
-        place: usize,
-        cells: &[Cell<'a>],
-        old: Option<&Old<'a>>,
-    ) -> Result<(Cell<'a>, Kind), SourceError> {
-        let (Some(&cell), Some(&kind)) = (cells.get(place), self.kinds.get(place)) else { return Err(self.misfit()) };
-        let before = match old {
-            Some(Old::Full(old)) => old.get(place),
-            Some(Old::Key(old)) if self.key_places.contains(&place) => old.get(place),
-            Some(Old::Key(_)) | None => None,
-        };
-        Ok((before.copied().filter(|_| cell == Cell::Unchanged).unwrap_or(cell), kind))
+    #[test]
+    fn a_place_within_a_transaction_or_behind_the_last_one_is_no_mark() {
+        let (mut assembler, mut queue) = (assembler(), Queue::default());
+        let keepalive =
+            |lsn| ReplicationEvent::KeepAlive { wal_end: Lsn(lsn), reply_requested: false, server_time_micros: 0 };
+        let commit = ReplicationEvent::Commit { lsn: Lsn(9), end_lsn: Lsn(10), commit_time_micros: 0 };
+        for event in [begin(9), keepalive(50), commit, keepalive(8)] {
+            assembler.take(event, &mut queue).expect("taken");
+        }
+        assert_eq!(queue.take(PollLimit { changes: 1, bytes: 1 }).reached, Some(10));
     }
 
-    fn misfit(&self) -> SourceError {
-        protocol(format!("a change of {} does not fit its definition", self.table.name))
+    proptest! {
+        #[test]
+        fn no_message_makes_it_panic(messages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..8)) {
+            let mut events = vec![begin(1), data(RELATION)];
+            events.extend(messages.iter().map(|message| data(&[b"U\0\0\0\x07", message.as_slice()].concat())));
+            let _ = versions(events);
+        }
     }
-}
-
-fn push(row: &mut syncline_shared::record::RowBuilder, cell: Cell<'_>, kind: Kind) -> Option<()> {
-    match cell {
-        Cell::Null => row.push(Value::Null),
-        Cell::Unchanged => row.push(Value::Unchanged),
-        Cell::Text(text) => return kind.push(row, text),
-    }
-    Some(())
 }

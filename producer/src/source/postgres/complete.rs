@@ -8,9 +8,10 @@ use std::collections::HashMap;
 use syncline_shared::record::{Columns, Row, Value};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::assemble::{Assembler, Shape};
+use super::assemble::Assembler;
 use super::connect::Settings;
 use super::queue::Pending;
+use super::shape::Shape;
 use super::values::{identifier, key_literal};
 use crate::source::SourceError;
 

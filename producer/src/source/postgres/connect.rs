@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 use tokio_postgres::config::Host;
 
 use super::config::PostgresSourceConfig;
-use super::values::SESSION_SETTINGS;
+use super::values::{SESSION_SETTINGS, identifier, literal};
 use crate::source::{SourceError, WatchedTable};
 
 /// How the server names this program in `pg_stat_activity`.
@@ -21,8 +21,8 @@ const EVENTS_AHEAD_MAX: usize = 128;
 /// The largest message of the stream; one row is one message. Above it the source stops rather than the process.
 const MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
-/// How often a moved position is reported to the server at most.
-const STATUS_INTERVAL: Duration = Duration::from_millis(500);
+/// How often a moved position is reported to the server at most; what a crash repeats grows with it.
+const STATUS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Everything about a source that does not change while it runs.
 #[derive(Debug)]
@@ -86,7 +86,9 @@ impl Settings {
         let database = config.get_dbname().unwrap_or(user);
         let options: Vec<_> = SESSION_SETTINGS.iter().map(|(name, value)| format!("-c {name}={value}")).collect();
         let wire_tls = if tls.is_some() { self.wire_tls() } else { WireTls::disabled() };
-        Ok(ReplicationConfig::new(host, user, password, database, &self.slot, self.publication.as_str())
+        // The server takes a list of names, which it folds to lowercase unless quoted.
+        let publication = identifier(&self.publication);
+        Ok(ReplicationConfig::new(host, user, password, database, &self.slot, publication)
             .with_port(config.get_ports().first().copied().unwrap_or(5432))
             .with_tls(wire_tls)
             .with_start_lsn(Lsn(start))
@@ -186,7 +188,7 @@ impl Settings {
 
     /// Changes are lost, with the way to start over.
     pub(super) fn gap(&self, problem: &str) -> SourceError {
-        let source = super::values::literal(&self.source);
+        let source = literal(&self.source);
         SourceError::Gap {
             problem: format!(
                 "{problem}; to start over with new initial copies drop the slot {slot} if it is there, then DELETE FROM \

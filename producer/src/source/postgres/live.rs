@@ -2,7 +2,7 @@
 //!
 //! Dropping it ends every connection; the next one starts over from the slot.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use super::table::Job;
 use crate::source::{PollLimit, SourceError};
 
 /// How often the catalog is looked at for tables that appeared, and the log for its end.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The server is asked to end the stream for this long; after that it finds out by itself.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -46,6 +46,8 @@ pub(super) struct Live {
     assembler: Assembler,
     queue: Queue,
     jobs: VecDeque<Job>,
+    /// The tables copied for everyone, or about to be.
+    caught_up: HashSet<u32>,
     copying: Copying,
     /// Everything up to this place of the log was returned; zero before the first mark.
     reached: u64,
@@ -85,6 +87,7 @@ pub(super) async fn connect(
         stream,
         assembler,
         queue: Queue::default(),
+        caught_up: prepared.jobs.iter().filter(|job| job.everyone).map(|job| job.table.oid).collect(),
         jobs: prepared.jobs.into(),
         copying: Copying::No,
         reached: 0,
@@ -114,7 +117,7 @@ impl Live {
         self.log_end.max(self.stream.metrics().last_wal_end().as_u64()).saturating_sub(self.confirmed)
     }
 
-    /// Tells the server that everything up to here is safe elsewhere; it hears of it within half a second.
+    /// Tells the server that everything up to here is safe elsewhere; it hears of it within a tenth of a second.
     pub(super) fn confirm(&mut self, lsn: u64) {
         self.confirmed = self.confirmed.max(lsn);
         self.stream.update_applied_lsn(Lsn(self.confirmed));
@@ -238,8 +241,8 @@ impl Live {
         let state = State::read(&self.settings, &self.sql).await?;
         let (tables, jobs) = setup::follow(&self.settings, &self.sql, &state, false).await?;
         self.look_at_log().await?;
-        // The copies of tables that are watched already are under way.
-        self.jobs.extend(jobs.into_iter().filter(|job| !self.assembler.watches(job.table.oid)));
+        // Every other copy is under way since the connection was made.
+        self.jobs.extend(jobs.into_iter().filter(|job| job.everyone && self.caught_up.insert(job.table.oid)));
         self.assembler.watch(tables);
         self.look_at = Instant::now() + LOOK_INTERVAL;
         Ok(())

@@ -14,6 +14,7 @@ mod live;
 mod pgoutput;
 mod queue;
 mod setup;
+mod shape;
 mod state;
 mod table;
 #[cfg(test)]

@@ -50,6 +50,7 @@ pub(super) struct Queue {
     items: VecDeque<Item>,
     changes: usize,
     bytes: usize,
+    reached: u64,
 }
 
 impl Queue {
@@ -60,8 +61,12 @@ impl Queue {
         self.items.push_back(Item::Change(pending));
     }
 
-    /// Marks that all changes up to this place of the log were pushed.
+    /// Marks that all changes up to this place of the log were pushed; an earlier place says nothing new.
     pub(super) fn reach(&mut self, lsn: u64) {
+        if lsn <= self.reached {
+            return;
+        }
+        self.reached = lsn;
         if let Some(Item::Reached(last)) = self.items.back_mut() {
             *last = lsn;
         } else {

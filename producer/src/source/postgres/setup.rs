@@ -185,8 +185,8 @@ async fn ensure_publication(settings: &Settings, sql: &Client, state: &State) ->
 
 /// Looks all watched tables up, puts those that appeared into the publication, and says what is to be copied.
 ///
-/// A table that was awaited, or made anew since it was followed last, is copied for everyone: the rows written before
-/// the publication had it are in no stream. At the first call of a connection, a missing table is logged again.
+/// A table that was awaited, or made anew or left out since it was followed last, is copied for everyone: the rows
+/// written before the publication had it are in no stream. The first call of a connection logs missing tables again.
 pub(super) async fn follow(
     settings: &Settings,
     sql: &Client,
@@ -197,11 +197,11 @@ pub(super) async fn follow(
     let (mut tables, mut jobs) = (Vec::new(), Vec::new());
     for (watched, found) in settings.tables.iter().zip(found) {
         let name = &watched.table;
-        let followed = state.followed(name);
+        let mut followed = state.followed(name);
+        let awaited = Followed { oid: None };
         let table = match found {
             Found::Unfit(problem) => return Err(problem),
             Found::Missing => {
-                let awaited = Followed { oid: None };
                 if first || followed != Some(awaited) {
                     tracing::warn!(
                         source = settings.source,
@@ -217,6 +217,11 @@ pub(super) async fn follow(
             Found::Fit(table) => Arc::new(table),
         };
         if !table.published {
+            // Made anew, or taken out of the publication by hand. Remembered first, so that its copy is not forgotten.
+            if followed.is_some_and(|followed| followed.oid.is_some()) {
+                State::put_followed(settings, sql, name, awaited).await?;
+                followed = Some(awaited);
+            }
             publish(settings, sql, &table).await?;
         }
         if followed.is_none() {

@@ -129,3 +129,18 @@ async fn a_table_made_anew_comes_with_its_first_rows() {
     let (copied, _) = read(&mut source, 1).await;
     assert_eq!((copied[0].action, copied[0].only_share.is_none()), (Action::Bulk, true));
 }
+
+#[tokio::test]
+async fn a_table_taken_out_of_the_publication_is_put_back_and_copied() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE item (id int PRIMARY KEY, n int)").await;
+    let config = PostgresSourceConfig { publication: Some("Mixed, Case".to_owned()), ..database.config() };
+    let mut source = database.source_with(config, &[("item", &[])]);
+    settle(&mut source).await;
+    database.run(r#"ALTER PUBLICATION "Mixed, Case" DROP TABLE item; INSERT INTO item VALUES (1, 0)"#).await;
+    let (copied, _) = read(&mut source, 1).await;
+    assert_eq!(summary(&copied), [(Action::Bulk, "1".to_owned())]);
+    database.run("UPDATE item SET n = 1").await;
+    let (changes, _) = read(&mut source, 1).await;
+    assert_eq!(summary(&changes), [(Action::Update, "1".to_owned())]);
+}
