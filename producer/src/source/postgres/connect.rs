@@ -165,7 +165,8 @@ impl Settings {
             // The slot was invalidated, or the slot or publication dropped, while its changes were awaited.
             "55000" | "42704" if doing == "replication" => self.gap(message),
             _ if code.starts_with("28") || code == "3D000" => self.refused(message.to_owned()),
-            // Connection, resources, serialization, operator intervention.
+            // A lock that was not to be had, connection, resources, serialization, operator intervention.
+            "55P03" => self.unreachable(message),
             _ if ["08", "53", "40", "57"].iter().any(|class| code.starts_with(class)) => self.unreachable(message),
             _ => SourceError::Protocol { problem: format!("{doing}: {message}") },
         }

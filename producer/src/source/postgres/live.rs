@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use pgwire_replication::client::ReplicationEvent;
 use pgwire_replication::{Lsn, PgWireError, ReplicationClient};
 use tokio::task::coop::unconstrained;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_postgres::Client;
 
 use super::Position;
@@ -31,10 +31,18 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// The server is asked to end the stream for this long; after that it finds out by itself.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// A query about the catalog that takes longer than this got lost on the way.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// A copy that is being opened, or read.
 enum Copying {
     No,
-    Opening(BoxFuture<'static, Result<Copy, SourceError>>),
+    Opening {
+        opening: BoxFuture<'static, Result<Copy, SourceError>>,
+        /// Whether the stream goes on meanwhile: opening waits for every open transaction, and a table that appeared
+        /// must not hold up all others. Its copied rows are older by version, whatever came before them.
+        beside_stream: bool,
+    },
     Rows(Box<Copy>),
 }
 
@@ -155,18 +163,25 @@ impl Live {
     /// Reads from the copy while there is one, else from the stream, and looks after the database in between.
     async fn read(&mut self, limit: PollLimit) -> Result<(), SourceError> {
         if Instant::now() >= self.look_at {
-            self.look().await?;
+            let looked = timeout(ANSWER_TIMEOUT, self.look()).await;
+            looked.map_err(|_| self.settings.unreachable("the server does not answer"))??;
         }
         match &mut self.copying {
-            Copying::Opening(opening) => {
-                self.copying = Copying::Rows(Box::new(opening.await?));
-                Ok(())
-            }
+            Copying::Opening { opening, beside_stream } => tokio::select! {
+                biased;
+                opened = opening => {
+                    self.copying = Copying::Rows(Box::new(opened?));
+                    Ok(())
+                }
+                event = self.stream.recv(), if *beside_stream => self.hear(event),
+                () = sleep_until(self.look_at) => Ok(()),
+            },
             Copying::Rows(_) => self.read_copy(limit).await,
             Copying::No => match self.jobs.pop_front() {
                 Some(job) => {
-                    let opening = copy::open(Arc::clone(&self.settings), job, self.assembler.epoch());
-                    self.copying = Copying::Opening(opening.boxed());
+                    let beside_stream = job.everyone;
+                    let opening = copy::open(Arc::clone(&self.settings), job, self.assembler.epoch()).boxed();
+                    self.copying = Copying::Opening { opening, beside_stream };
                     Ok(())
                 }
                 None => self.read_stream(limit).await,

@@ -7,12 +7,16 @@ use std::sync::Arc;
 
 use pgwire_replication::client::IdentifySystem;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::connect::Settings;
 use super::state::{Epoch, Followed, State};
 use super::table::{Found, Job, Table, look_up};
 use super::values::identifier;
 use crate::source::SourceError;
+
+/// How long the stream is held up at most to add a table to the publication.
+const LOCK_PATIENCE: &str = "2s";
 
 /// A database that is ready to be read.
 pub(super) struct Prepared {
@@ -45,6 +49,11 @@ pub(super) async fn prepare(
     ensure_publication(settings, sql, &state).await?;
     let (tables, jobs) = follow(settings, sql, &state, true).await?;
     if let Slot::Missing = slot {
+        tracing::info!(
+            source = settings.source,
+            slot = settings.slot,
+            "creating the slot once open transactions ended"
+        );
         let create = "SELECT pg_create_logical_replication_slot($1, 'pgoutput')";
         let created = sql.query(create, &[&settings.slot]).await;
         created.map_err(|error| settings.failed("creating the replication slot", &error))?;
@@ -222,7 +231,10 @@ pub(super) async fn follow(
                 State::put_followed(settings, sql, name, awaited).await?;
                 followed = Some(awaited);
             }
-            publish(settings, sql, &table).await?;
+            if !publish(settings, sql, &table).await? {
+                State::put_followed(settings, sql, name, awaited).await?;
+                continue;
+            }
         }
         if followed.is_none() {
             State::put_followed(settings, sql, name, Followed { oid: Some(table.oid) }).await?;
@@ -238,11 +250,26 @@ pub(super) async fn follow(
     Ok((tables, jobs))
 }
 
-async fn publish(settings: &Settings, sql: &Client, table: &Table) -> Result<(), SourceError> {
+/// Adds a table to the publication; `false` when it is locked (by a vacuum, say), to be tried again later rather than
+/// hold up all other tables.
+async fn publish(settings: &Settings, sql: &Client, table: &Table) -> Result<bool, SourceError> {
+    let doing = "adding a table to the publication";
     let publication = identifier(&settings.publication);
     let statement = format!("ALTER PUBLICATION {publication} ADD TABLE {}", table.own_rows());
+    let patience = format!("SET lock_timeout = '{LOCK_PATIENCE}'");
+    sql.batch_execute(&patience).await.map_err(|error| settings.failed(doing, &error))?;
     let added = sql.batch_execute(&statement).await;
-    added.map_err(|error| settings.failed("adding a table to the publication", &error))?;
-    tracing::info!(source = settings.source, table = &*table.name, "the table is in the publication");
-    Ok(())
+    sql.batch_execute("SET lock_timeout = 0").await.map_err(|error| settings.failed(doing, &error))?;
+    let name = &*table.name;
+    match added {
+        Ok(()) => {
+            tracing::info!(source = settings.source, table = name, "the table is in the publication");
+            Ok(true)
+        }
+        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+            tracing::warn!(source = settings.source, table = name, "the table is locked, waiting for it");
+            Ok(false)
+        }
+        Err(error) => Err(settings.failed(doing, &error)),
+    }
 }

@@ -144,3 +144,27 @@ async fn a_table_taken_out_of_the_publication_is_put_back_and_copied() {
     let (changes, _) = read(&mut source, 1).await;
     assert_eq!(summary(&changes), [(Action::Update, "1".to_owned())]);
 }
+
+#[tokio::test]
+async fn a_locked_table_or_an_open_transaction_holds_up_no_other_table() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE item (id serial PRIMARY KEY)").await;
+    let mut source = database.connected(&[("item", &[]), ("late", &[])]).await;
+    let locking = connect(&url(&database.name)).await;
+    let open = connect(&url(&database.name)).await;
+    database.run("CREATE TABLE late (id int PRIMARY KEY); INSERT INTO late VALUES (1)").await;
+    locking.batch_execute("BEGIN; LOCK TABLE late IN SHARE UPDATE EXCLUSIVE MODE").await.expect("a lock");
+    open.batch_execute("BEGIN; INSERT INTO late VALUES (2)").await.expect("an open transaction");
+    for blocker in [locking, open] {
+        // Long enough for the source to look at its tables again.
+        let until = Instant::now() + Duration::from_secs(4);
+        while Instant::now() < until {
+            database.run("INSERT INTO item DEFAULT VALUES").await;
+            let (changes, _) = read(&mut source, 1).await;
+            assert_eq!(&*changes[0].table, "item");
+        }
+        blocker.batch_execute("COMMIT").await.expect("committed");
+    }
+    let (copied, _) = read(&mut source, 2).await;
+    assert!(copied.iter().all(|change| change.action == Action::Bulk));
+}
