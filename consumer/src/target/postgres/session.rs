@@ -69,10 +69,12 @@ impl Session {
         let address = server.display();
         let connected = server.connect("syncline consumer").await;
         let client = connected.map_err(|cause| error::connecting(&address, cause))?;
+        // Plans are made for the records at hand: one kept from a lone change would be a disaster for thousands.
         // Texts are read in the form sources write them, whatever the server's or the user's own settings are.
         let settings = format!(
             "SET statement_timeout = {}; SET lock_timeout = {}; SET datestyle = 'ISO, YMD'; SET timezone = 'UTC'; \
-             SET intervalstyle = 'postgres'; SET standard_conforming_strings = on",
+             SET intervalstyle = 'postgres'; SET standard_conforming_strings = on; \
+             SET plan_cache_mode = force_custom_plan",
             config.statement_timeout_ms, config.lock_timeout_ms
         );
         let begin = format!(
