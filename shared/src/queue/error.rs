@@ -85,6 +85,15 @@ pub enum QueueError {
         #[source]
         cause: Cause,
     },
+    /// The password file or the certificates cannot be used.
+    #[error("the connection to the broker at {address} cannot be set up")]
+    Setup {
+        /// Host and port or file, without credentials.
+        address: String,
+        /// The cause.
+        #[source]
+        cause: Cause,
+    },
     /// A queue or exchange is missing or has other properties than the configuration says.
     #[error("shared queue {queue:?} is not as configured: {problem}")]
     Topology {
@@ -116,7 +125,7 @@ impl QueueError {
     pub fn class(&self) -> Class {
         match self {
             Self::Unreachable { .. } => Class::Transient,
-            Self::Refused { .. } | Self::Topology { .. } | Self::Storage { .. } => Class::Systemic,
+            Self::Refused { .. } | Self::Setup { .. } | Self::Topology { .. } | Self::Storage { .. } => Class::Systemic,
             Self::Park(error) | Self::Replay(error) => error.class(),
         }
     }

@@ -11,6 +11,7 @@ pub mod dead_letter;
 pub mod embedded;
 mod error;
 pub mod memory;
+pub mod rabbitmq;
 
 pub use dead_letter::{DeadLetter, Reason};
 pub use error::{PublishError, QueueError};
@@ -92,7 +93,11 @@ pub enum Settlement {
 pub struct SubscribeOptions {
     /// Names this replica; partitions are spread by hashing it (design: rendezvous hashing, no coordinator).
     pub replica: String,
-    /// Upper bound of messages handed out and not yet settled.
+    /// Upper bound of messages handed out and not yet settled; at least 1.
+    ///
+    /// Keep it the same for all consumers of a partition, or raise it. RabbitMQ hands out what came back from a consumer
+    /// that went before anything else, but appends to it what comes back later: a consumer that takes less of it and
+    /// goes leaves the rest in front.
     pub prefetch: u16,
 }
 
@@ -101,7 +106,8 @@ pub trait Publisher: Send {
     /// Hands one envelope to the broker and returns its confirm, to be awaited later: many may be under way at once.
     ///
     /// Envelopes are taken by the broker in the order of the calls. A publisher whose connection broke connects again on
-    /// the next call; confirms of the broken one fail, and the caller sends from the first failed one again (promise P3).
+    /// a later call; confirms of the broken one fail, and the caller sends from the first failed one again (promise P3).
+    /// Until each of them was awaited or dropped, `publish` may fail, so that nothing overtakes what must be sent again.
     ///
     /// # Errors
     /// [`PublishError`]; after one, nothing of this envelope is at the broker unless the error says "unknown".
@@ -228,7 +234,7 @@ pub struct PartitionStatus {
     pub ready: u64,
     /// Messages delivered and not yet settled, where the broker tells.
     pub unacked: Option<u64>,
-    /// Consumers attached; one is active, the others stand by.
+    /// Consumers attached: the active one and, where the broker tells, those that stand by.
     pub consumers: u32,
     /// Seconds since the oldest message was sealed, where the broker tells.
     pub oldest_seconds: Option<u64>,

@@ -1,0 +1,161 @@
+//! Connecting to a server, and what its errors mean.
+
+use std::ops::Deref;
+use std::time::Duration;
+
+use futures_util::future::FutureExt as _;
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::tcp::RustlsConnector;
+use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::{AsyncTcpStream, Channel, Connection, ConnectionProperties, ErrorKind};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use super::RabbitmqConfig;
+use crate::config::Secret;
+use crate::queue::QueueError;
+
+/// A server that does not answer within this time is out of reach.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Closing is a courtesy; a server that does not answer it is left.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// AMQP reply code of a normal close.
+const REPLY_SUCCESS: u16 = 200;
+
+/// A server, and the connection that all but publishers share.
+///
+/// Publishers have connections of their own: a broker short of memory stops reading from those that publish, and acks
+/// must pass all the same.
+pub(super) struct Server {
+    pub(super) config: RabbitmqConfig,
+    uri: AMQPUri,
+    address: String,
+    shared: Mutex<Option<Connection>>,
+}
+
+impl Server {
+    pub(super) fn new(config: RabbitmqConfig, uri: AMQPUri) -> Self {
+        let address = format!("{}:{}/{}", uri.authority.host, uri.authority.port, uri.vhost);
+        Self { config, uri, address, shared: Mutex::default() }
+    }
+
+    /// Opens a channel on the shared connection, which is made, or made anew, when there is none.
+    pub(super) async fn channel(&self) -> Result<OwnedChannel, QueueError> {
+        let mut shared = self.shared.lock().await;
+        if let Some(connection) = shared.take_if(|connection| connection.status().connected()) {
+            // The library answers with a stale error when it comes back to the number of a channel that the broker had
+            // closed, so an error here says nothing about the broker. The connection lives on with its other channels.
+            if let Ok(channel) = connection.create_channel().await {
+                *shared = Some(connection);
+                return Ok(OwnedChannel(channel));
+            }
+        }
+        let connection = shared.insert(self.connect("syncline").await?);
+        connection.create_channel().await.map(OwnedChannel).map_err(|error| self.error("", error))
+    }
+
+    /// Connects. The password and certificates are read anew, so that renewed ones are used.
+    pub(super) async fn connect(&self, name: &str) -> Result<Connection, QueueError> {
+        let config = &self.config;
+        let mut uri = self.uri.clone();
+        uri.query.heartbeat = Some(config.heartbeat_s);
+        let password = Secret::resolve(config.password.as_ref(), config.password_file.as_deref());
+        if let Some(password) = password.map_err(|cause| self.setup(cause))? {
+            password.expose().clone_into(&mut uri.authority.userinfo.password);
+        }
+        let tls = match uri.scheme {
+            AMQPScheme::AMQP => None,
+            AMQPScheme::AMQPS => Some(RustlsConnector::from(config.tls.client().map_err(|cause| self.setup(cause))?)),
+        };
+        // Automatic recovery stays off: it would repeat publishes on its own and hide which confirms are void.
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        let runtime = lapin::runtime::default_runtime().map_err(|error| self.error("", error))?;
+        let connecting = Connection::connector(
+            uri,
+            runtime,
+            async move |uri, runtime| {
+                let host = &uri.authority.host;
+                let addresses = runtime.to_socket_addrs((host.clone(), uri.authority.port));
+                let stream = AsyncTcpStream::connect(&runtime, addresses).await?;
+                match &tls {
+                    Some(tls) => Ok(stream.into_rustls(tls, host).await?),
+                    None => Ok(stream),
+                }
+            },
+            properties,
+        );
+        match timeout(CONNECT_TIMEOUT, connecting).await {
+            Ok(connected) => connected.map_err(|error| self.error("", error)),
+            Err(elapsed) => Err(self.unreachable(elapsed)),
+        }
+    }
+
+    /// What an error of the client library means for a shared queue.
+    pub(super) fn error(&self, queue: &str, error: lapin::Error) -> QueueError {
+        match protocol_error(&error) {
+            Some((
+                AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED),
+                _,
+            )) => QueueError::Refused { address: self.address.clone(), cause: error.into() },
+            Some((
+                AMQPErrorKind::Soft(
+                    AMQPSoftError::NOTFOUND | AMQPSoftError::PRECONDITIONFAILED | AMQPSoftError::RESOURCELOCKED,
+                ),
+                text,
+            )) => topology(queue, format!("the broker says {text:?}")),
+            Some(_) | None => self.unreachable(error),
+        }
+    }
+
+    /// The connection or channel is gone.
+    pub(super) fn unreachable(&self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> QueueError {
+        QueueError::Unreachable { address: self.address.clone(), cause: cause.into() }
+    }
+
+    fn setup(&self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> QueueError {
+        QueueError::Setup { address: self.address.clone(), cause: cause.into() }
+    }
+}
+
+/// What the broker closed a channel or connection with: the kind and its text, which names queues and arguments.
+pub(super) fn protocol_error(error: &lapin::Error) -> Option<(&AMQPErrorKind, &str)> {
+    let ErrorKind::ProtocolError(error) = error.kind() else { return None };
+    Some((error.kind(), error.get_message().as_str()))
+}
+
+/// A queue or exchange that is not as it has to be.
+pub(super) fn topology(queue: &str, problem: String) -> QueueError {
+    QueueError::Topology { queue: queue.to_owned(), problem }
+}
+
+/// Closes a connection; what was published on it is settled at the broker afterwards, unless it does not answer.
+pub(super) async fn close(connection: Connection) {
+    // An error means that it is closed already.
+    let _ = timeout(CLOSE_TIMEOUT, connection.close(REPLY_SUCCESS, "OK".into())).await;
+}
+
+/// A channel that is closed with its owner, so that what it holds unacked goes back to its queue.
+pub(super) struct OwnedChannel(Channel);
+
+impl OwnedChannel {
+    /// Closes the channel and waits until the broker has done so.
+    pub(super) async fn close(self) {
+        // An error means that it is closed already.
+        let _ = timeout(CLOSE_TIMEOUT, self.0.close(REPLY_SUCCESS, "OK".into())).await;
+    }
+}
+
+impl Deref for OwnedChannel {
+    type Target = Channel;
+
+    fn deref(&self) -> &Channel {
+        &self.0
+    }
+}
+
+impl Drop for OwnedChannel {
+    fn drop(&mut self) {
+        // The first poll hands `channel.close` to the connection; its answer is not waited for.
+        let _ = self.0.close(REPLY_SUCCESS, "OK".into()).now_or_never();
+    }
+}

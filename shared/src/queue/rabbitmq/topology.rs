@@ -1,0 +1,207 @@
+//! The exchange and queues of a shared queue: made, checked, counted.
+
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, ExchangeKind, Queue};
+
+use super::connection::{OwnedChannel, Server, protocol_error, topology};
+use super::{dead_queue, exchange, partition_queue, short_name};
+use crate::queue::{PartitionStatus, QueueError, QueueStatus, SharedQueue};
+
+/// What a queue is for; they differ in their arguments.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Partition,
+    DeadLetters,
+}
+
+/// Creates what is missing and checks what is there.
+pub(super) async fn declare(server: &Server, queue: &SharedQueue) -> Result<(), QueueError> {
+    let name = queue.name.as_str();
+    let Some(last) = queue.partitions.checked_sub(1) else {
+        return Err(topology(name, "it needs at least one partition".to_owned()));
+    };
+    check_partitions(server, queue, last).await?;
+    let channel = server.channel().await?;
+    let exchange = short_name(name, &exchange(name))?;
+    let options = ExchangeDeclareOptions {
+        // Create it, or check that it is the same.
+        passive: false,
+        // Survives a restart of the broker.
+        durable: true,
+        // Stays when the last queue is unbound.
+        auto_delete: false,
+        // Producers publish to it.
+        internal: false,
+        // The broker's answer tells whether it is the same.
+        nowait: false,
+    };
+    channel
+        .exchange_declare(exchange.clone(), ExchangeKind::Topic, options, FieldTable::default())
+        .await
+        .map_err(|error| differs(server, name, &format!("exchange {exchange}"), error))?;
+    drop(channel);
+    let dead = dead_queue(name);
+    declare_queue(server, name, &dead, Role::DeadLetters).await?;
+    // Partition 0 last: where it exists, all of them do, and their number can be checked.
+    for partition in (0..queue.partitions).rev() {
+        let partition_queue = partition_queue(name, partition);
+        let channel = declare_queue(server, name, &partition_queue, Role::Partition).await?;
+        // Any table and action, whatever dots they hold, then the partition.
+        let binding = format!("#.{partition}").into();
+        channel
+            .queue_bind(
+                short_name(name, &partition_queue)?,
+                exchange.clone(),
+                binding,
+                // The broker's answer tells that the binding is there before anything is published.
+                QueueBindOptions { nowait: false },
+                FieldTable::default(),
+            )
+            .await
+            .map_err(|error| server.error(name, error))?;
+    }
+    Ok(())
+}
+
+/// The number of partitions is fixed: another one would send records to other partitions, past their earlier changes.
+async fn check_partitions(server: &Server, queue: &SharedQueue, last: u32) -> Result<(), QueueError> {
+    let (name, partitions) = (&queue.name, queue.partitions);
+    let problem = |how| {
+        format!(
+            "it has {how} partitions than the {partitions} configured; set the number it was made with, or use a \
+             shared queue of another name"
+        )
+    };
+    // This order, because a queue that another process is declaring at this moment must not look too short.
+    let exists = async |partition| {
+        let channel = server.channel().await?;
+        let found = find(server, &channel, name, &partition_queue(name, partition)).await?;
+        Ok::<_, QueueError>(found.is_some())
+    };
+    if exists(0).await? && !exists(last).await? {
+        return Err(topology(name, problem("fewer")));
+    }
+    if exists(partitions).await? {
+        return Err(topology(name, problem("more")));
+    }
+    Ok(())
+}
+
+/// Returns the channel the queue was declared on.
+async fn declare_queue(server: &Server, queue: &str, name: &str, role: Role) -> Result<OwnedChannel, QueueError> {
+    let channel = server.channel().await?;
+    match declare_with(&channel, queue, name, arguments(role, true)).await? {
+        Ok(_) => return Ok(channel),
+        Err(error) if is_unknown_limit(&error) => {}
+        Err(error) => return Err(differs(server, queue, &format!("queue {name}"), error)),
+    }
+    // RabbitMQ before 4.0 has no delivery limit unless one is set, and knows no way to say so.
+    tracing::warn!(queue = name, "this broker is older than RabbitMQ 4: partitions do not spread over replicas");
+    let channel = server.channel().await?;
+    match declare_with(&channel, queue, name, arguments(role, false)).await? {
+        Ok(_) => Ok(channel),
+        Err(error) => Err(differs(server, queue, &format!("queue {name}"), error)),
+    }
+}
+
+async fn declare_with(
+    channel: &Channel,
+    queue: &str,
+    name: &str,
+    arguments: FieldTable,
+) -> Result<lapin::Result<Queue>, QueueError> {
+    let options = QueueDeclareOptions {
+        // Create it, or check that it is the same.
+        passive: false,
+        // Survives a restart of the broker; quorum queues are nothing else.
+        durable: true,
+        // Several consumers attach.
+        exclusive: false,
+        // Stays when the last consumer goes.
+        auto_delete: false,
+        // The broker's answer tells whether it is the same.
+        nowait: false,
+    };
+    Ok(channel.queue_declare(short_name(queue, name)?, options, arguments).await)
+}
+
+fn arguments(role: Role, limit_delivery: bool) -> FieldTable {
+    let mut arguments = FieldTable::default();
+    // Replicated, and redelivered in order.
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    // A full queue refuses the newest message instead of dropping the oldest.
+    arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    if limit_delivery {
+        // RabbitMQ 4 drops a message after 20 deliveries unless told not to; what does not work goes to the dead
+        // letters, and only a consumer decides that.
+        arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(-1));
+    }
+    if role == Role::Partition {
+        // One consumer at a time keeps the order.
+        arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+    }
+    arguments
+}
+
+fn is_unknown_limit(error: &lapin::Error) -> bool {
+    protocol_error(error).is_some_and(|(_, text)| text.contains("invalid arg 'x-delivery-limit'"))
+}
+
+fn differs(server: &Server, queue: &str, what: &str, error: lapin::Error) -> QueueError {
+    match protocol_error(&error) {
+        Some((AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED), text)) => topology(
+            queue,
+            format!(
+                "{what} exists with other properties; delete it once it is empty, or use a shared queue of another \
+                 name (the broker says {text:?})"
+            ),
+        ),
+        Some(_) | None => server.error(queue, error),
+    }
+}
+
+/// A queue with its counts; `None` when there is none of this name, and then the broker has closed the channel.
+pub(super) async fn find(
+    server: &Server,
+    channel: &OwnedChannel,
+    queue: &str,
+    name: &str,
+) -> Result<Option<Queue>, QueueError> {
+    // Passive: look, and create nothing; the other options are not looked at then.
+    let options =
+        QueueDeclareOptions { passive: true, durable: false, exclusive: false, auto_delete: false, nowait: false };
+    match channel.queue_declare(short_name(queue, name)?, options, FieldTable::default()).await {
+        Ok(found) => Ok(Some(found)),
+        Err(error) => match protocol_error(&error) {
+            Some((AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND), _)) => Ok(None),
+            Some(_) | None => Err(server.error(queue, error)),
+        },
+    }
+}
+
+/// The counts of every partition and of the dead letters.
+pub(super) async fn status(server: &Server, queue: &SharedQueue) -> Result<QueueStatus, QueueError> {
+    let name = &queue.name;
+    let missing = |what: &str| topology(name, format!("queue {what} does not exist; declare the shared queue first"));
+    let channel = server.channel().await?;
+    let mut partitions = Vec::new();
+    for partition in 0..queue.partitions {
+        let partition_queue = partition_queue(name, partition);
+        let found = find(server, &channel, name, &partition_queue).await?.ok_or_else(|| missing(&partition_queue))?;
+        partitions.push(PartitionStatus {
+            partition,
+            ready: found.message_count().into(),
+            unacked: None,
+            // Those that stand by are not counted.
+            consumers: found.consumer_count(),
+            // Not told: `basic.get` is not allowed here, and a consumer that looks at one message and goes would put it
+            // behind others that came back to the queue.
+            oldest_seconds: None,
+        });
+    }
+    let dead_queue = dead_queue(name);
+    let dead = find(server, &channel, name, &dead_queue).await?.ok_or_else(|| missing(&dead_queue))?;
+    Ok(QueueStatus { partitions, dead_letters: dead.message_count().into() })
+}
