@@ -22,7 +22,7 @@ const EVENTS_AHEAD_MAX: usize = 128;
 const MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// How often a moved position is reported to the server at most; what a crash repeats grows with it.
-const STATUS_INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const STATUS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Everything about a source that does not change while it runs.
 #[derive(Debug)]

@@ -11,13 +11,13 @@ use futures_util::future::BoxFuture;
 use pgwire_replication::client::ReplicationEvent;
 use pgwire_replication::{Lsn, PgWireError, ReplicationClient};
 use tokio::task::coop::unconstrained;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_postgres::Client;
 
 use super::Position;
 use super::assemble::Assembler;
 use super::complete::complete;
-use super::connect::Settings;
+use super::connect::{STATUS_INTERVAL, Settings};
 use super::copy::{self, Copy};
 use super::queue::{Queue, Taken};
 use super::setup;
@@ -59,7 +59,9 @@ pub(super) struct Live {
     copying: Copying,
     /// Everything up to this place of the log was returned; zero before the first mark.
     reached: u64,
-    /// Everything up to this place of the log is safe elsewhere.
+    /// Everything up to this place of the log was committed over this connection; zero before the first commit.
+    committed: u64,
+    /// Everything up to this place of the log is safe elsewhere, as far as the server or this source knows.
     confirmed: u64,
     log_end: u64,
     look_at: Instant,
@@ -99,6 +101,7 @@ pub(super) async fn connect(
         jobs: prepared.jobs.into(),
         copying: Copying::No,
         reached: 0,
+        committed: 0,
         confirmed: resume,
         log_end: 0,
         look_at: now + LOOK_INTERVAL,
@@ -127,13 +130,21 @@ impl Live {
 
     /// Tells the server that everything up to here is safe elsewhere; it hears of it within a tenth of a second.
     pub(super) fn confirm(&mut self, lsn: u64) {
+        self.committed = self.committed.max(lsn);
         self.confirmed = self.confirmed.max(lsn);
-        self.stream.update_applied_lsn(Lsn(self.confirmed));
+        self.stream.update_applied_lsn(Lsn(self.committed));
     }
 
-    /// Ends the stream in good order, so that the server stores what was confirmed.
+    /// Ends the stream once the server heard of everything that was confirmed.
     pub(super) async fn close(mut self: Box<Self>) {
-        match tokio::time::timeout(CLOSE_TIMEOUT, self.stream.shutdown()).await {
+        let metrics = self.stream.metrics();
+        let closing = async {
+            while metrics.last_applied_lsn().as_u64() < self.committed && self.stream.is_running() {
+                sleep(STATUS_INTERVAL / 10).await;
+            }
+            self.stream.shutdown().await
+        };
+        match timeout(CLOSE_TIMEOUT, closing).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "the stream ended badly; its last changes are repeated"),
             Err(_) => tracing::debug!("the stream did not end in time; its last changes are repeated"),
