@@ -38,7 +38,8 @@ pub(crate) fn unavailable(error: &QueueError) -> Failure {
         QueueError::Refused { .. } => "Check user, password and virtual host in [queue], and the user's permissions.",
         QueueError::Topology { .. } => "Start the producer or the consumer once to create it.",
         QueueError::Storage { .. } => "Check the path in [queue], its permissions and the free space.",
-        QueueError::Park(_) => "Check the broker.",
+        QueueError::Setup { .. } => "Check password_file and the certificates in [queue].",
+        QueueError::Park(_) | QueueError::Replay(_) => "The dead letters are as they were; try again.",
     };
     let mut text = chain(error);
     if let Some(first) = text.get_mut(..1) {

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::Deserialize;
+use syncline_shared::config::{Section, Tagged};
 use syncline_shared::seal::OpenLimits;
 
 use crate::target::TableMap;
+use crate::target::postgres::PostgresTargetConfig;
 
 /// Plaintext of one message, when opened: four times the largest batch a producer makes.
 const DEFAULT_PLAIN_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -132,5 +134,22 @@ pub struct ConsumerConfig {
 impl Default for ConsumerConfig {
     fn default() -> Self {
         Self { http: SocketAddr::from(([127, 0, 0, 1], 9188)), grace_ms: 20_000, replica: None }
+    }
+}
+
+/// `[target.NAME]`: a system records are applied to.
+#[derive(Clone, Debug)]
+pub enum TargetConfig {
+    /// A PostgreSQL database.
+    Postgres(PostgresTargetConfig),
+}
+
+impl Tagged for TargetConfig {
+    const TYPES: &'static [&'static str] = &["postgres"];
+
+    fn read(kind: &str, section: Section<'_, '_>) -> Option<Self> {
+        match kind {
+            _ => section.read().map(Self::Postgres),
+        }
     }
 }

@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 
 use serde::Deserialize;
+use syncline_shared::config::{Section, Tagged};
 
 use crate::batch::BatchConfig;
 use crate::publish::PublishConfig;
+use crate::source::postgres::PostgresSourceConfig;
 
 /// `[producer]`: the service itself.
 #[derive(Clone, Debug, Deserialize)]
@@ -40,5 +42,22 @@ impl ProducerConfig {
         let batch = self.batch.validate().into_iter().map(|(key, problem)| (format!("batch.{key}"), problem));
         let publish = self.publish.validate().into_iter().map(|(key, problem)| (format!("publish.{key}"), problem));
         batch.chain(publish).collect()
+    }
+}
+
+/// `[source.NAME]`: a system changes are read from.
+#[derive(Clone, Debug)]
+pub enum SourceConfig {
+    /// A PostgreSQL database, by logical replication.
+    Postgres(PostgresSourceConfig),
+}
+
+impl Tagged for SourceConfig {
+    const TYPES: &'static [&'static str] = &["postgres"];
+
+    fn read(kind: &str, section: Section<'_, '_>) -> Option<Self> {
+        match kind {
+            _ => section.read().map(Self::Postgres),
+        }
     }
 }

@@ -134,7 +134,7 @@ fn sum(families: &[MetricFamily], name: &str, share: &str, label: Option<(&str, 
         .filter(|family| family.name() == name)
         .flat_map(|family| family.get_metric())
         .filter(|metric| has(metric, "share", share) && label.is_none_or(|(name, value)| has(metric, name, value)))
-        .map(|metric| metric.get_counter().value() + metric.get_gauge().value())
+        .map(|metric| metric.get_counter().get_value() + metric.get_gauge().get_value())
         .sum()
 }
 

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::{Document, Secret, Section, Tagged};
 use crate::queue::SharedQueue;
 use crate::queue::embedded::EmbeddedConfig;
+use crate::queue::rabbitmq::RabbitmqConfig;
 use crate::seal::{Cipher, Key, Keyring};
 
 /// Most partitions of a shared queue: each costs the broker a queue and every consumer a connection to its target.
@@ -17,7 +18,7 @@ const PARTITIONS_MAX: u32 = 256;
 #[derive(Clone, Debug)]
 pub enum QueueConfig {
     /// RabbitMQ, for several machines.
-    Rabbitmq(crate::queue::RabbitmqConfig),
+    Rabbitmq(RabbitmqConfig),
     /// One SQLite file, for one machine.
     Embedded(EmbeddedConfig),
 }

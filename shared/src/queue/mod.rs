@@ -239,8 +239,3 @@ pub struct PartitionStatus {
     /// Seconds since the oldest message was sealed, where the broker tells.
     pub oldest_seconds: Option<u64>,
 }
-#[doc(hidden)]
-pub type RabbitmqConfig = TempConfig;
-#[doc(hidden)]
-#[derive(Clone, Debug, serde::Deserialize)]
-pub struct TempConfig {}
