@@ -14,9 +14,9 @@ const BUSY_TRIES: i32 = 1_000;
 /// Short, so that a lock that is free again is taken at once; SQLite's own handler waits up to 100 ms.
 const BUSY_WAIT: Duration = Duration::from_millis(5);
 
-/// Opens a file for reading and writing in WAL mode, where readers and the writer do not wait for each other.
+/// Opens a file for reading and writing; with `create`, a missing file and its folders are made.
 ///
-/// With `create`, a missing file and its folders are made. Locks of other connections are waited for up to five seconds.
+/// Locks of other connections are waited for up to five seconds.
 ///
 /// # Errors
 /// The cause as SQLite reports it; a folder that cannot be made shows as a file that cannot be opened.
@@ -30,7 +30,23 @@ pub fn open(path: &Path, create: bool) -> rusqlite::Result<Connection> {
         }
     }
     let mut connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_handler(Some(wait_for_lock))?;
+    wait_for_locks(&mut connection)?;
+    Ok(connection)
+}
+
+/// Waits up to five seconds for locks of other connections, as [`open`] does.
+///
+/// # Errors
+/// The cause as SQLite reports it.
+pub fn wait_for_locks(connection: &mut Connection) -> rusqlite::Result<()> {
+    connection.busy_handler(Some(wait_for_lock))
+}
+
+/// Puts the file in WAL mode, where readers and the writer do not wait for each other. The file remembers it.
+///
+/// # Errors
+/// The cause as SQLite reports it.
+pub fn use_wal(connection: &Connection) -> rusqlite::Result<()> {
     let mut tries = 0;
     // Changing the journal mode does not call the busy handler, and two processes may open a new file at once.
     while let Err(error) = connection.pragma_update(None, "journal_mode", "WAL") {
@@ -39,7 +55,7 @@ pub fn open(path: &Path, create: bool) -> rusqlite::Result<Connection> {
         }
         tries += 1;
     }
-    Ok(connection)
+    Ok(())
 }
 
 fn wait_for_lock(tries: i32) -> bool {
@@ -59,4 +75,10 @@ pub fn is_busy(error: &rusqlite::Error) -> bool {
 /// The cause as SQLite reports it.
 pub fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
+}
+
+/// A name of a table or column as SQL, whatever characters it has.
+#[must_use]
+pub fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -9,6 +9,7 @@ mod error;
 pub mod memory;
 pub mod postgres;
 mod session;
+pub mod sqlite;
 
 pub use error::SourceError;
 pub use session::SessionRule;

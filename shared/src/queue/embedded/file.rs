@@ -97,6 +97,7 @@ impl File {
     /// Opens the file and makes its tables when it is new.
     pub(super) fn open(&self) -> rusqlite::Result<Connection> {
         let mut connection = sqlite::open(&self.path, true)?;
+        sqlite::use_wal(&connection)?;
         connection.pragma_update(None, "journal_size_limit", WAL_BYTES_MAX)?;
         let form = |connection: &Connection| -> rusqlite::Result<(i32, i32, i64)> {
             connection.query_row(

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 
 use super::now_ms;
 
@@ -121,7 +121,7 @@ impl Leases {
     pub(super) fn renew(connection: &Connection, held: &[Arc<Lease>]) -> rusqlite::Result<()> {
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         // One transaction, and so one lock, for all of them.
-        let writing = connection.unchecked_transaction()?;
+        let writing = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
         let mut renew = writing.prepare_cached("UPDATE subscriber SET expires_at = ?2 WHERE id = ?1 RETURNING id")?;
         for lease in held {
             let renewed: Option<i64> = renew.query_row(params![lease.id, expires_at()], |row| row.get(0)).optional()?;
