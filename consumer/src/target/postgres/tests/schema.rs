@@ -113,6 +113,23 @@ async fn rows_that_were_there_before_are_taken_over() {
 }
 
 #[tokio::test]
+async fn bookkeeping_that_a_lock_keeps_from_being_created_is_created_later() {
+    let bench = PostgresBench::new().await;
+    with_incidents(&bench).await;
+    let other = bench.connect().await;
+    other.batch_execute("BEGIN; LOCK TABLE incident IN SHARE MODE").await.unwrap();
+    let mut target = bench.target("one");
+    let (map, records) = (incidents(), [incident("I1", 1, "printer", None)]);
+    for _ in 0..2 {
+        let error = bulk(&mut target, &map, &records).await.unwrap_err();
+        assert!(matches!(error, ApplyError::Busy { .. }), "{error:?}");
+    }
+    other.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(bulk(&mut target, &map, &records).await.unwrap().outcomes, [Outcome::Applied]);
+    bench.finish().await;
+}
+
+#[tokio::test]
 async fn tables_of_one_name_in_two_schemas_are_two_tables() {
     let bench = PostgresBench::new().await;
     let table = "(number text PRIMARY KEY, subject text, note text)";
