@@ -17,6 +17,12 @@ async fn databases() -> (Database, Database) {
     (desk, crm)
 }
 
+/// Slots are the server's, not the database's: two tests on one server need two names.
+fn own_slot(text: &str, desk: &Database) -> String {
+    let url = "url = \"${SYNCLINE_SERVICEDESK_URL}\"";
+    text.replace(url, &format!("{url}\nslot = \"{}\"", desk.name))
+}
+
 fn env(folder: &Folder, desk: &Database, crm: &Database, vhost: Option<&Vhost>) -> Vec<(&'static str, String)> {
     vec![
         ("SYNCLINE_SERVICEDESK_URL", desk.url.clone()),
@@ -31,6 +37,7 @@ async fn the_readme_path_from_postgres_to_postgres_works() {
     let (folder, vhost, (desk, crm)) = (Folder::create(), Vhost::create(), databases().await);
     // As it stands but for the ports, which another test may hold.
     let text = std::fs::read_to_string(format!("{ROOT}/config/postgres-to-postgres.toml")).unwrap();
+    let text = own_slot(&text, &desk);
     let text = text.replace("127.0.0.1:9187", "127.0.0.1:0").replace("127.0.0.1:9188", "127.0.0.1:0");
     let config = folder.write("syncline.toml", &text);
     let env = env(&folder, &desk, &crm, Some(&vhost));
@@ -66,6 +73,7 @@ async fn the_readme_path_from_postgres_to_postgres_works() {
 async fn one_machine_needs_no_broker() {
     let (folder, (desk, crm)) = (Folder::create(), databases().await);
     let text = std::fs::read_to_string(format!("{ROOT}/config/one-machine.toml")).unwrap();
+    let text = own_slot(&text, &desk);
     let config = folder.write("syncline.toml", &format!("{text}\n[producer]\nhttp = \"127.0.0.1:0\"\n"));
     let mut up = Service::start_with(folder.path(), "up", &config, &env(&folder, &desk, &crm, None));
     eventually("the copy", 200, async || crm.count("SELECT count(*) FROM contact").await).await;

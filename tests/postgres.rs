@@ -38,10 +38,11 @@ impl Path {
         source.run(source_sql).await;
         target.run(target_sql).await;
         let text = format!(
-            "{queue}{}\n[source.desk]\ntype = \"postgres\"\nurl = \"{}\"\n{shares}\n[target.crm]\ntype = \"postgres\"\nurl = \"{}\"\n\
+            "{queue}{}\n[source.desk]\ntype = \"postgres\"\nurl = \"{}\"\nslot = \"{}\"\n{shares}\n[target.crm]\ntype = \"postgres\"\nurl = \"{}\"\n\
              [subscription.crm]\nqueue = \"crm\"\ntarget = \"crm\"\n{subscription}\n",
             common(&folder),
             source.url,
+            source.name,
             target.url
         );
         let config = folder.write("syncline.toml", &text);

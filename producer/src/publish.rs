@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use syncline_shared::class::Class;
 use syncline_shared::envelope::{Envelope, Route};
 use syncline_shared::health::Part;
 use syncline_shared::queue::{Broker, Confirm, DeadLetter, PublishError, Publisher, Reason, SharedQueue};
@@ -102,7 +103,7 @@ pub(crate) struct Window<B: Broker> {
     broker: B,
     queues: Vec<SharedQueue>,
     config: PublishConfig,
-    /// Connected after the topology was declared; dropped by every failure, so that both are done again.
+    /// Connected after the topology was declared; dropped by a systemic fault, so that both are done again.
     publisher: Option<B::Publisher>,
     sealing: VecDeque<JoinHandle<Item>>,
     unsent: VecDeque<Item>,
@@ -141,7 +142,7 @@ impl<B: Broker> Window<B> {
         let mut failed = self.send_all().await;
         loop {
             while let Err(error) = failed {
-                self.cut();
+                self.cut(error.class());
                 self.part.pause(error.class(), &error);
                 // Unconfirmed batches are read from the source again after the next start.
                 if stop.is_set() || stop.or(backoff.wait()).await.is_none() {
@@ -244,8 +245,11 @@ impl<B: Broker> Window<B> {
     }
 
     /// After a failure: everything in flight is to be sent again, in order and before what was not sent yet.
-    fn cut(&mut self) {
-        self.publisher = None;
+    fn cut(&mut self, class: Class) {
+        // A publisher mends its own connection; a topology that is gone has to be declared first.
+        if class == Class::Systemic {
+            self.publisher = None;
+        }
         while let Some(InFlight { item, .. }) = self.in_flight.pop_back() {
             self.unsent.push_front(item);
         }

@@ -26,7 +26,7 @@ pub fn unique(prefix: &str) -> String {
     format!("{prefix}_{}_{nanos}_{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Polls a condition until it holds; panics with what it last saw when it never does.
+/// Polls until a value is the expected one; panics with the end of what it last saw when it never is.
 pub async fn eventually<T: std::fmt::Debug + PartialEq>(what: &str, expected: T, mut see: impl AsyncFnMut() -> T) {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -34,9 +34,16 @@ pub async fn eventually<T: std::fmt::Debug + PartialEq>(what: &str, expected: T,
         if seen == expected {
             return;
         }
-        assert!(Instant::now() < deadline, "{what}: expected {expected:?}, saw {seen:?}");
+        assert!(Instant::now() < deadline, "{what}: expected {}, saw {}", brief(&expected), brief(&seen));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Enough of a value to see what is wrong with it.
+fn brief(value: &impl std::fmt::Debug) -> String {
+    let text = format!("{value:?}");
+    let cut = text.char_indices().nth(400).map_or(text.len(), |(at, _)| at);
+    format!("{}{}", &text[..cut], if cut < text.len() { " ..." } else { "" })
 }
 
 /// Polls until a value is there.
