@@ -59,7 +59,7 @@ async fn the_readme_path_from_postgres_to_postgres_works() {
         (crm.count("SELECT count(*) FROM support_case").await, crm.count("SELECT count(*) FROM contact").await)
     })
     .await;
-    let active = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database() AND active";
+    let active = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database() AND confirmed_flush_lsn IS NOT NULL";
     eventually("streaming", 1, async || desk.count(active).await).await;
     desk.run("BEGIN; SELECT syncline.session(true, 'abel.tuter'); UPDATE incident SET short_description = 'VPN drops' WHERE number = 'INC0000001'; COMMIT").await;
     eventually("the change", vec!["(INC0000001,\"VPN drops\")".to_owned()], async || {

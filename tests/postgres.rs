@@ -63,10 +63,10 @@ impl Path {
         eventually(what, expected, async || self.target.rows(target).await).await;
     }
 
-    /// Waits until the source's slot is there and read, so that what is written now is streamed.
+    /// Waits until the source's slot is complete, so that what is written now is streamed.
     pub async fn streaming(&self) {
-        let slots = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database() AND active";
-        eventually("the slot is read", 1, async || self.source.count(slots).await).await;
+        let slots = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database() AND confirmed_flush_lsn IS NOT NULL";
+        eventually("the slot is complete", 1, async || self.source.count(slots).await).await;
     }
 }
 

@@ -33,7 +33,7 @@ impl Service {
             .args([command, "--config"])
             .arg(config)
             .current_dir(folder)
-            .env("SYNCLINE_LOG", "info,lapin=error")
+            .env("SYNCLINE_LOG", "info,lapin=off")
             .envs(env.iter().cloned())
             .stdout(Stdio::null())
             .stderr(file)
