@@ -70,6 +70,9 @@ impl Config {
         if !matches!(role, Role::Consumer | Role::Both) {
             document.ignore(&CONSUMER_TABLES);
         }
+        if !document.has("queue") {
+            document.problem("queue", "the broker is needed: write [queue] with type = \"rabbitmq\" or \"embedded\"");
+        }
         let queue = document.tagged::<QueueConfig>("queue");
         let config = PartialConfig {
             keyring: keyring(&mut document),
@@ -82,13 +85,10 @@ impl Config {
             subscriptions: document.tables("subscription"),
         };
         config.validate(&mut document, role);
-        if queue.is_none() {
-            document.problem("queue", "the broker is needed: write [queue] with type = \"rabbitmq\" or \"embedded\"");
-        }
         document.finish(&TABLES)?;
         let PartialConfig { keyring, shared_queues, producer, sources, shares, consumer, targets, subscriptions } =
             config;
-        let Some(queue) = queue else { unreachable!("its absence was reported") };
+        let Some(queue) = queue else { unreachable!("its absence or its fault was reported") };
         Ok(Self { queue, keyring, shared_queues, producer, sources, shares, consumer, targets, subscriptions })
     }
 

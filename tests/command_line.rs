@@ -34,12 +34,13 @@ fn every_mistake_of_a_configuration_is_told_at_once_and_is_78() {
         "syncline.toml:14: source.desk.colour: unknown field",
         "share.a.source: there is no [source.desc]",
         "share.a.key: there is no usable [key.\"other\"]",
-        "syncline.toml:22: share.a.filter: ",
+        "syncline.toml:21: share.a.filter: ",
         "target.crm.path: environment variable \"NOT_SET_ANYWHERE\" is not set",
         "subscription.crm.queue: there is no [shared_queue.crn]; accepted: crm",
     ] {
         assert!(problems.contains(expected), "missing: {expected}\n{problems}");
     }
+    assert!(!problems.contains("the broker is needed"), "said twice: {problems}");
     assert!(!problems.contains("too short"), "a secret is shown: {problems}");
 }
 

@@ -42,6 +42,7 @@ async fn python_reads_every_cipher_from_rabbitmq() {
     let reader = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/wire/read_messages.py");
     let output = Command::new(service("SYNCLINE_TEST_PYTHON"))
         .args([reader, "--url", &path.vhost.url, "--queue", "crm", "--partitions", "8"])
+        .args(["--records", "255", "--accept-unsealed"])
         .args([
             "--key",
             &format!("3des={secret}"),

@@ -29,9 +29,11 @@ impl Vhost {
         answer["messages"].as_u64().unwrap_or_default()
     }
 
-    /// Deletes a queue.
-    pub fn delete_queue(&self, queue: &str) {
-        api("DELETE", &format!("queues/{}/{queue}", self.name), None);
+    /// Makes a queue that gets a copy of everything published to a shared queue from now on.
+    pub fn spy(&self, shared_queue: &str, queue: &str) {
+        api("PUT", &format!("queues/{}/{queue}", self.name), Some("{}"));
+        let binding = r##"{"routing_key":"#"}"##;
+        api("POST", &format!("bindings/{}/e/syncline.{shared_queue}/q/{queue}", self.name), Some(binding));
     }
 
     /// Publishes a message with a body and headers as given, routed by the default exchange.
@@ -48,16 +50,6 @@ impl Vhost {
         let how = serde_json::json!({ "count": count, "ackmode": "ack_requeue_true", "encoding": "base64" });
         let answer = api("POST", &format!("queues/{}/{queue}/get", self.name), Some(&how.to_string()));
         serde_json::from_str(&answer).unwrap_or_else(|_| panic!("{answer}"))
-    }
-
-    /// Closes every connection, as a restarting broker would.
-    pub fn close_connections(&self) {
-        let answer = api("GET", &format!("vhosts/{}/connections", self.name), None);
-        let connections: Vec<serde_json::Value> = serde_json::from_str(&answer).unwrap();
-        for connection in connections {
-            let name = connection["name"].as_str().unwrap().replace(' ', "%20").replace('>', "%3E");
-            api("DELETE", &format!("connections/{name}"), None);
-        }
     }
 }
 

@@ -129,6 +129,12 @@ impl<'t> Document<'t> {
         }
     }
 
+    /// Whether there is a table of this name that was not taken yet.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.root.get(name).is_some()
+    }
+
     /// Ends reading: tables nobody took are problems too.
     ///
     /// # Errors
