@@ -9,6 +9,7 @@ mod error;
 pub mod fold;
 pub mod memory;
 pub mod postgres;
+pub mod sqlite;
 
 pub use error::ApplyError;
 

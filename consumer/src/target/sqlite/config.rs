@@ -1,0 +1,54 @@
+//! The settings of a SQLite target.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// A call's transaction takes some ten milliseconds, so even the last of many partitions gets its turn well before.
+const DEFAULT_BUSY_TIMEOUT_MS: u32 = 5_000;
+
+/// A SQLite target, as configured.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SqliteTargetConfig {
+    /// The database file, on a local disk. It is put into WAL mode.
+    pub path: PathBuf,
+    /// What happens where the file, a table or a column is missing. Default: `strict`.
+    #[serde(default)]
+    pub schema: SchemaMode,
+    /// Milliseconds a call waits while another connection writes; then the records are tried again. 0 does not wait,
+    /// default 5000.
+    #[serde(default = "default_busy_timeout_ms")]
+    pub busy_timeout_ms: u32,
+}
+
+/// What happens where the file, a table or a column is missing.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum SchemaMode {
+    /// The partition pauses and says what to create; nothing is lost.
+    #[default]
+    Strict,
+    /// It is created; columns without a type, so that every value stays as it arrives.
+    Evolve,
+}
+
+impl SqliteTargetConfig {
+    /// The file, for messages.
+    pub(super) fn address(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    pub(super) fn evolves(&self) -> bool {
+        self.schema == SchemaMode::Evolve
+    }
+
+    pub(super) fn busy_timeout(&self) -> Duration {
+        Duration::from_millis(u64::from(self.busy_timeout_ms))
+    }
+}
+
+const fn default_busy_timeout_ms() -> u32 {
+    DEFAULT_BUSY_TIMEOUT_MS
+}
