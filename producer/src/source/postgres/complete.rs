@@ -4,6 +4,7 @@
 //! what the record had. A row that is gone stays as it is: its delete follows.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use syncline_shared::record::{Columns, Row, Value};
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -15,97 +16,117 @@ use super::shape::Shape;
 use super::values::{identifier, key_literal};
 use crate::source::SourceError;
 
-/// Rows one query reads: few enough that even large ones fit in memory, enough to be one round trip of many.
-const ROWS_PER_QUERY: usize = 128;
+/// Rows read at once: few enough that even large ones fit in memory, enough to be one round trip of many.
+const ROWS_AT_ONCE: usize = 128;
 
-/// Completes the changes in order until about `bytes_max` were read; the rest stays for the next call.
-pub(super) async fn complete(
-    settings: &Settings,
-    sql: &Client,
-    assembler: &Assembler,
-    mut changes: Vec<&mut Pending>,
-    bytes_max: usize,
-) -> Result<(), SourceError> {
-    let mut bytes = 0;
-    for chunk in changes.chunks_mut(ROWS_PER_QUERY) {
-        if bytes >= bytes_max {
-            break;
-        }
-        let mut by_table: HashMap<_, Vec<&mut Pending>> = HashMap::new();
-        for pending in chunk {
-            by_table.entry(pending.change.table.clone()).or_default().push(pending);
-        }
-        for (table, mut pending) in by_table {
-            match assembler.shape_of(&table) {
-                Some(shape) => bytes += complete_table(settings, sql, &shape, pending).await?,
-                // No longer watched, or gone.
-                None => pending.iter_mut().for_each(|pending| pending.settled = true),
+/// What is to be read for the first incomplete changes.
+pub(super) struct Plan {
+    changes: usize,
+    tables: Vec<Wanted>,
+}
+
+/// What is to be read of one table.
+struct Wanted {
+    shape: Arc<Shape>,
+    key: Columns,
+    key_places: Vec<usize>,
+    columns: Columns,
+    places: Vec<usize>,
+    keys: Vec<String>,
+}
+
+/// What was read.
+pub(super) struct Found {
+    /// For how many of the first incomplete changes.
+    pub(super) changes: usize,
+    /// Bytes of the values.
+    pub(super) bytes: usize,
+    rows: HashMap<(Arc<str>, String), Row>,
+}
+
+/// Plans one query per table for the first of these changes; `None` when there are none.
+pub(super) fn plan<'a>(assembler: &Assembler, incomplete: impl Iterator<Item = &'a mut Pending>) -> Option<Plan> {
+    let mut by_table: HashMap<Arc<str>, Vec<&Pending>> = HashMap::new();
+    let mut changes = 0;
+    for pending in incomplete.take(ROWS_AT_ONCE) {
+        changes += 1;
+        by_table.entry(Arc::clone(&pending.change.table)).or_default().push(pending);
+    }
+    // A table that is no longer watched has no shape; its changes go out as they are.
+    let tables = by_table.iter().filter_map(|(table, pending)| Wanted::of(assembler.shape_of(table)?, pending));
+    (changes > 0).then(|| Plan { changes, tables: tables.collect() })
+}
+
+/// Reads what was planned.
+pub(super) async fn read(settings: Arc<Settings>, sql: Arc<Client>, plan: Plan) -> Result<Found, SourceError> {
+    let mut found = Found { changes: plan.changes, bytes: 0, rows: HashMap::new() };
+    for wanted in plan.tables {
+        wanted.read(&settings, &sql, &mut found).await?;
+    }
+    Ok(found)
+}
+
+impl Found {
+    /// Fills the changes in that were planned for.
+    pub(super) fn fill<'a>(&self, changes: impl Iterator<Item = &'a mut Pending>) {
+        for pending in changes {
+            pending.settled = true;
+            let change = &mut pending.change;
+            let read = self.rows.get(&(Arc::clone(&change.table), key_tuple(&change.key)));
+            if let (Some(after), Some(read)) = (&mut change.after, read) {
+                *after = patched(after, read);
             }
         }
     }
-    Ok(())
 }
 
-/// Completes changes of one table; returns the bytes that were read.
-async fn complete_table(
-    settings: &Settings,
-    sql: &Client,
-    shape: &Shape,
-    mut changes: Vec<&mut Pending>,
-) -> Result<usize, SourceError> {
-    let Some(key) = changes.first().map(|pending| pending.change.key.columns().clone()) else { return Ok(0) };
-    let after = changes.iter().filter_map(|pending| pending.change.after.as_ref());
-    let wanted: Vec<usize> = (0..shape.columns.len())
-        .filter(|&place| {
-            let name = shape.columns.name(place).unwrap_or_default();
-            after.clone().any(|row| row.get(name) == Some(Value::Unchanged))
-        })
-        .collect();
-    let places: Option<Vec<usize>> = key.iter().map(|name| shape.columns.position(name)).collect();
-    let columns = Columns::new(wanted.iter().filter_map(|&place| shape.columns.name(place)));
-    let names: Vec<_> = key.iter().chain(columns.iter()).map(identifier).collect();
-    let keys: Vec<_> = changes.iter().map(|pending| key_tuple(&pending.change.key)).collect();
-    let query = format!(
-        "SELECT {} FROM {} WHERE ({}) IN ({})",
-        names.join(", "),
-        shape.table.own_rows(),
-        key.iter().map(identifier).collect::<Vec<_>>().join(", "),
-        keys.join(", ")
-    );
-    let rows = match sql.simple_query(&query).await {
-        Ok(rows) => rows,
-        // The table or a column was renamed or dropped since: what it held cannot be read any more.
-        Err(error) if error.code().is_some_and(|code| matches!(code.code(), "42703" | "42P01")) => {
-            tracing::warn!(table = &*shape.table.name, "columns the stream left out cannot be read, they are gone");
-            Vec::new()
-        }
-        Err(error) => return Err(settings.failed_reading("reading unsent columns", &error)),
-    };
-    let mut bytes = 0;
-    let mut read: HashMap<String, Row> = HashMap::new();
-    for message in &rows {
-        let SimpleQueryMessage::Row(row) = message else { continue };
-        let texts: Vec<_> = (0..row.len()).map(|index| row.get(index)).collect();
-        let (key_texts, value_texts) = texts.split_at_checked(key.len()).unwrap_or_default();
-        let built = build(shape, key.clone(), places.as_deref().unwrap_or_default(), key_texts).zip(build(
-            shape,
-            columns.clone(),
-            &wanted,
-            value_texts,
-        ));
-        let Some((key, values)) = built else {
-            return Err(SourceError::Protocol { problem: format!("a row of {} does not fit", shape.table.name) });
+impl Wanted {
+    fn of(shape: Arc<Shape>, changes: &[&Pending]) -> Option<Self> {
+        let key = changes.first()?.change.key.columns().clone();
+        let key_places = key.iter().map(|name| shape.columns.position(name)).collect::<Option<_>>()?;
+        let lacks = |name: &str| {
+            let mut rows = changes.iter().filter_map(|pending| pending.change.after.as_ref());
+            rows.any(|row| row.get(name) == Some(Value::Unchanged))
         };
-        bytes += values.size();
-        read.insert(key_tuple(&key), values);
+        let places: Vec<_> = (0..shape.columns.len()).filter(|&at| shape.columns.name(at).is_some_and(lacks)).collect();
+        let columns = Columns::new(places.iter().filter_map(|&place| shape.columns.name(place)));
+        let keys = changes.iter().map(|pending| key_tuple(&pending.change.key)).collect();
+        Some(Self { shape, key, key_places, columns, places, keys })
     }
-    for (pending, key) in changes.iter_mut().zip(&keys) {
-        pending.settled = true;
-        if let (Some(after), Some(values)) = (&mut pending.change.after, read.get(key)) {
-            *after = patched(after, values);
+
+    async fn read(&self, settings: &Settings, sql: &Client, found: &mut Found) -> Result<(), SourceError> {
+        let table = &self.shape.table;
+        let key: Vec<_> = self.key.iter().map(identifier).collect();
+        let query = format!(
+            "SELECT {} FROM {} WHERE ({}) IN ({})",
+            key.iter().cloned().chain(self.columns.iter().map(identifier)).collect::<Vec<_>>().join(", "),
+            table.own_rows(),
+            key.join(", "),
+            self.keys.join(", ")
+        );
+        let rows = match sql.simple_query(&query).await {
+            Ok(rows) => rows,
+            // The table or a column was renamed or dropped since: what it held cannot be read any more.
+            Err(error) if error.code().is_some_and(|code| matches!(code.code(), "42703" | "42P01")) => {
+                tracing::warn!(table = &*table.name, "columns the stream left out cannot be read, they are gone");
+                return Ok(());
+            }
+            Err(error) => return Err(settings.failed_reading("reading unsent columns", &error)),
+        };
+        for message in &rows {
+            let SimpleQueryMessage::Row(row) = message else { continue };
+            let texts: Vec<_> = (0..row.len()).map(|index| row.get(index)).collect();
+            let (key, values) = texts.split_at_checked(self.key.len()).unwrap_or_default();
+            let key = build(&self.shape, self.key.clone(), &self.key_places, key);
+            let values = build(&self.shape, self.columns.clone(), &self.places, values);
+            let (key, values) = key.zip(values).ok_or_else(|| SourceError::Protocol {
+                problem: format!("a row of {} does not fit its definition", table.name),
+            })?;
+            found.bytes += values.size();
+            found.rows.insert((Arc::clone(&table.name), key_tuple(&key)), values);
         }
+        Ok(())
     }
-    Ok(bytes)
 }
 
 /// A row of the columns at these places of the shape.

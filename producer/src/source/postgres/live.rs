@@ -16,13 +16,13 @@ use tokio_postgres::Client;
 
 use super::Position;
 use super::assemble::Assembler;
-use super::complete::complete;
+use super::complete::{self, Found};
 use super::connect::{STATUS_INTERVAL, Settings};
 use super::copy::{self, Copy};
 use super::queue::{Queue, Taken};
 use super::setup;
 use super::state::State;
-use super::table::Job;
+use super::table::{Job, Table};
 use crate::source::{PollLimit, SourceError};
 
 /// How often the catalog is looked at for tables that appeared, and the log for its end.
@@ -33,6 +33,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A query about the catalog that takes longer than this got lost on the way.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+const NO_ANSWER: &str = "the server does not answer";
 
 /// A copy that is being opened, or read.
 enum Copying {
@@ -46,10 +48,23 @@ enum Copying {
     Rows(Box<Copy>),
 }
 
-/// A connected source.
+/// What a look at the database found.
+struct Looked {
+    tables: Vec<Arc<Table>>,
+    jobs: Vec<Job>,
+    log: Log,
+}
+
+/// The end of the log, and up to where the server knows it to be safe elsewhere.
+struct Log {
+    end: u64,
+    confirmed: u64,
+}
+
+/// A connected source. What takes long is kept in it as a future, so that a dropped poll does not set it back.
 pub(super) struct Live {
     settings: Arc<Settings>,
-    sql: Client,
+    sql: Arc<Client>,
     stream: ReplicationClient,
     assembler: Assembler,
     queue: Queue,
@@ -57,6 +72,10 @@ pub(super) struct Live {
     /// The tables copied for everyone, or about to be.
     caught_up: HashSet<u32>,
     copying: Copying,
+    /// A look at the database under way.
+    looking: Option<BoxFuture<'static, Result<Looked, SourceError>>>,
+    /// A read of unsent columns under way, for the first changes in the queue.
+    completing: Option<BoxFuture<'static, Result<Found, SourceError>>>,
     /// Everything up to this place of the log was returned; zero before the first mark.
     reached: u64,
     /// Everything up to this place of the log was committed over this connection; zero before the first commit.
@@ -74,7 +93,7 @@ pub(super) async fn connect(
     resume: Option<Position>,
     safe: Vec<Job>,
 ) -> Result<Box<Live>, SourceError> {
-    let sql = settings.sql().await?;
+    let sql = Arc::new(settings.sql().await?);
     let mut stream = settings.replication(0).await?;
     let server = stream.identify_system().await.map_err(|error| settings.broken(&error))?;
     for job in &safe {
@@ -90,8 +109,10 @@ pub(super) async fn connect(
     stream.wait_started().await.map_err(|error| settings.broken(&error))?;
     let mut assembler = Assembler::new(prepared.epoch, settings.config.session.clone());
     assembler.watch(prepared.tables);
+    let log = look_at_log(&settings, &sql).await?;
+    tracing::info!(source = settings.source, slot = settings.slot, "reading changes");
     let now = Instant::now();
-    let mut live = Live {
+    Ok(Box::new(Live {
         settings,
         sql,
         stream,
@@ -100,16 +121,40 @@ pub(super) async fn connect(
         caught_up: prepared.jobs.iter().filter(|job| job.everyone).map(|job| job.table.oid).collect(),
         jobs: prepared.jobs.into(),
         copying: Copying::No,
+        looking: None,
+        completing: None,
         reached: 0,
         committed: 0,
-        confirmed: resume,
-        log_end: 0,
+        confirmed: resume.max(log.confirmed),
+        log_end: log.end,
         look_at: now + LOOK_INTERVAL,
         heard_at: now,
-    };
-    live.look_at_log().await?;
-    tracing::info!(source = live.settings.source, slot = live.settings.slot, "reading changes");
-    Ok(Box::new(live))
+    }))
+}
+
+/// Looks for tables that appeared and for the end of the log.
+async fn look(settings: Arc<Settings>, sql: Arc<Client>) -> Result<Looked, SourceError> {
+    let state = State::read(&settings, &sql).await?;
+    let (tables, jobs) = setup::follow(&settings, &sql, &state, false).await?;
+    Ok(Looked { tables, jobs, log: look_at_log(&settings, &sql).await? })
+}
+
+async fn look_at_log(settings: &Settings, sql: &Client) -> Result<Log, SourceError> {
+    let query = "SELECT (pg_current_wal_lsn() - '0/0')::int8, (confirmed_flush_lsn - '0/0')::int8
+        FROM pg_replication_slots WHERE slot_name = $1";
+    let row = sql.query_opt(query, &[&settings.slot]).await;
+    let row = row.map_err(|error| settings.failed("looking at the log", &error))?;
+    let place = |index| row.as_ref().and_then(|row| row.get::<_, Option<i64>>(index)).unwrap_or_default();
+    let place = |index| u64::try_from(place(index)).unwrap_or_default();
+    Ok(Log { end: place(0), confirmed: place(1) })
+}
+
+/// Waits for a future that may be under way.
+async fn under_way<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Live {
@@ -161,22 +206,43 @@ impl Live {
         while self.queue.is_empty() {
             self.read(limit).await?;
         }
-        if matches!(self.copying, Copying::No) && self.jobs.is_empty() {
+        if self.completing.is_none() && matches!(self.copying, Copying::No) && self.jobs.is_empty() {
             self.read_ready(limit)?;
+            // The server sends whole transactions, so the rest of one is on its way: a poll that is not full ends with it.
+            while self.queue.ends_with_change() && !self.queue.is_full(limit) {
+                let event = self.stream.recv().await;
+                self.hear(event)?;
+            }
         }
-        let incomplete = self.queue.incomplete(limit);
-        complete(&self.settings, &self.sql, &self.assembler, incomplete, limit.bytes).await?;
+        self.complete(limit).await?;
         let taken = self.queue.take(limit);
         self.reached = taken.reached.unwrap_or(self.reached);
         Ok(taken)
     }
 
+    /// Completes the next changes until about the limit was read. Nothing enters the queue meanwhile, lest what was read
+    /// before a change is taken for what came after it.
+    async fn complete(&mut self, limit: PollLimit) -> Result<(), SourceError> {
+        let mut bytes = 0;
+        loop {
+            if self.completing.is_none() {
+                let Some(plan) = complete::plan(&self.assembler, self.queue.incomplete(limit)) else { return Ok(()) };
+                let reading = complete::read(Arc::clone(&self.settings), Arc::clone(&self.sql), plan);
+                self.completing = Some(reading.boxed());
+            }
+            let found = under_way(&mut self.completing).await?;
+            self.completing = None;
+            found.fill(self.queue.first_incomplete(found.changes));
+            bytes += found.bytes;
+            if bytes >= limit.bytes {
+                return Ok(());
+            }
+        }
+    }
+
     /// Reads from the copy while there is one, else from the stream, and looks after the database in between.
     async fn read(&mut self, limit: PollLimit) -> Result<(), SourceError> {
-        if Instant::now() >= self.look_at {
-            let looked = timeout(ANSWER_TIMEOUT, self.look()).await;
-            looked.map_err(|_| self.settings.unreachable("the server does not answer"))??;
-        }
+        self.look()?;
         match &mut self.copying {
             Copying::Opening { opening, beside_stream } => tokio::select! {
                 biased;
@@ -185,7 +251,8 @@ impl Live {
                     Ok(())
                 }
                 event = self.stream.recv(), if *beside_stream => self.hear(event),
-                () = sleep_until(self.look_at) => Ok(()),
+                looked = under_way(&mut self.looking) => self.see(looked),
+                () = sleep_until(self.look_at), if self.looking.is_none() => Ok(()),
             },
             Copying::Rows(_) => self.read_copy(limit).await,
             Copying::No => match self.jobs.pop_front() {
@@ -226,14 +293,11 @@ impl Live {
         }
         let heartbeat_at = self.heard_at + self.settings.config.heartbeat_interval();
         tokio::select! {
-            event = self.stream.recv() => self.hear(event)?,
-            () = sleep_until(heartbeat_at.min(self.look_at)) => {
-                if Instant::now() >= heartbeat_at {
-                    self.beat().await?;
-                }
-            }
+            event = self.stream.recv() => self.hear(event),
+            looked = under_way(&mut self.looking) => self.see(looked),
+            () = sleep_until(self.look_at), if self.looking.is_none() => Ok(()),
+            () = sleep_until(heartbeat_at) => self.beat().await,
         }
-        Ok(())
     }
 
     /// Takes the events that are already here.
@@ -258,30 +322,35 @@ impl Live {
     async fn beat(&mut self) -> Result<(), SourceError> {
         self.heard_at = Instant::now();
         let query = "SELECT pg_logical_emit_message(true, 'syncline-heartbeat', '')";
-        self.sql.execute(query, &[]).await.map_err(|error| self.settings.failed("writing a heartbeat", &error))?;
-        Ok(())
+        match timeout(ANSWER_TIMEOUT, self.sql.execute(query, &[])).await {
+            Ok(written) => written.map(drop).map_err(|error| self.settings.failed("writing a heartbeat", &error)),
+            Err(_) => Err(self.settings.unreachable(NO_ANSWER)),
+        }
     }
 
-    /// Looks for tables that appeared and for the end of the log.
-    async fn look(&mut self) -> Result<(), SourceError> {
-        let state = State::read(&self.settings, &self.sql).await?;
-        let (tables, jobs) = setup::follow(&self.settings, &self.sql, &state, false).await?;
-        self.look_at_log().await?;
+    /// Begins a look at the database when it is time, and sees what one under way has found by now.
+    fn look(&mut self) -> Result<(), SourceError> {
+        if self.looking.is_none() && Instant::now() >= self.look_at {
+            let settings = Arc::clone(&self.settings);
+            let looking = timeout(ANSWER_TIMEOUT, look(Arc::clone(&settings), Arc::clone(&self.sql)));
+            let looking = async move { looking.await.unwrap_or_else(|_| Err(settings.unreachable(NO_ANSWER))) };
+            self.looking = Some(looking.boxed());
+        }
+        match under_way(&mut self.looking).now_or_never() {
+            Some(looked) => self.see(looked),
+            None => Ok(()),
+        }
+    }
+
+    fn see(&mut self, looked: Result<Looked, SourceError>) -> Result<(), SourceError> {
+        self.looking = None;
+        self.look_at = Instant::now() + LOOK_INTERVAL;
+        let Looked { tables, jobs, log } = looked?;
         // Every other copy is under way since the connection was made.
         self.jobs.extend(jobs.into_iter().filter(|job| job.everyone && self.caught_up.insert(job.table.oid)));
         self.assembler.watch(tables);
-        self.look_at = Instant::now() + LOOK_INTERVAL;
-        Ok(())
-    }
-
-    async fn look_at_log(&mut self) -> Result<(), SourceError> {
-        let query = "SELECT (pg_current_wal_lsn() - '0/0')::int8, (confirmed_flush_lsn - '0/0')::int8
-            FROM pg_replication_slots WHERE slot_name = $1";
-        let row = self.sql.query_opt(query, &[&self.settings.slot]).await;
-        let row = row.map_err(|error| self.settings.failed("looking at the log", &error))?;
-        let place = |index| row.as_ref().and_then(|row| row.get::<_, Option<i64>>(index)).unwrap_or_default();
-        self.log_end = u64::try_from(place(0)).unwrap_or_default();
-        self.confirmed = self.confirmed.max(u64::try_from(place(1)).unwrap_or_default());
+        self.log_end = log.end;
+        self.confirmed = self.confirmed.max(log.confirmed);
         Ok(())
     }
 }

@@ -83,19 +83,29 @@ impl Queue {
         self.items.is_empty()
     }
 
+    /// Whether no mark has come yet after the last change.
+    pub(super) fn ends_with_change(&self) -> bool {
+        matches!(self.items.back(), Some(Item::Change(_)))
+    }
+
     /// Whether there is enough for one poll.
     pub(super) fn is_full(&self, limit: PollLimit) -> bool {
         self.changes >= limit.changes || self.bytes >= limit.bytes
     }
 
     /// The changes the next [`Self::take`] would return that lack columns.
-    pub(super) fn incomplete(&mut self, limit: PollLimit) -> Vec<&mut Pending> {
+    pub(super) fn incomplete(&mut self, limit: PollLimit) -> impl Iterator<Item = &mut Pending> {
         let ahead = self.within(limit);
-        let pending = self.items.iter_mut().take(ahead).filter_map(|item| match item {
+        self.items.iter_mut().take(ahead).filter_map(|item| match item {
             Item::Change(pending) if pending.is_incomplete() => Some(pending),
             Item::Change(_) | Item::Reached(_) | Item::Copied(_) => None,
-        });
-        pending.collect()
+        })
+    }
+
+    /// The first changes that lack columns.
+    pub(super) fn first_incomplete(&mut self, count: usize) -> impl Iterator<Item = &mut Pending> {
+        let everything = PollLimit { changes: usize::MAX, bytes: usize::MAX };
+        self.incomplete(everything).take(count)
     }
 
     /// Takes items up to the limit; stops before a change that still lacks columns.
