@@ -6,11 +6,13 @@ use std::path::Path;
 use serde_json::json;
 use syncline_consumer::config::TargetConfig;
 use syncline_consumer::target::postgres::PostgresTarget;
+use syncline_consumer::target::sqlite::SqliteTarget;
 use syncline_consumer::target::{ApplyError, TableMap, Target};
 use syncline_producer::config::SourceConfig;
 use syncline_producer::source::SourceError;
 use syncline_producer::source::WatchedTable;
 use syncline_producer::source::postgres::PostgresSource;
+use syncline_producer::source::sqlite::SqliteSource;
 use syncline_shared::queue::{Broker, QueueError};
 use syncline_shared::tasks::chain;
 
@@ -98,6 +100,7 @@ async fn sources(config: &Config) -> Vec<Finding> {
             tables.into_iter().map(|table| WatchedTable { table: table.into(), copy_for: Vec::new() }).collect();
         let problems: Vec<SourceError> = match source {
             SourceConfig::Postgres(postgres) => PostgresSource::new(name, postgres.clone(), tables).check().await,
+            SourceConfig::Sqlite(sqlite) => SqliteSource::new(name, sqlite.clone(), tables).check().await,
         };
         findings.push(Finding {
             system: format!("source {name}"),
@@ -121,6 +124,7 @@ async fn targets(config: &Config) -> Vec<Finding> {
         let tables: Vec<_> = tables.into_values().collect();
         let checked: Result<(), Vec<ApplyError>> = match target {
             TargetConfig::Postgres(postgres) => PostgresTarget::new(postgres.clone(), "check").check(&tables).await,
+            TargetConfig::Sqlite(sqlite) => SqliteTarget::new(sqlite.clone()).check(&tables).await,
         };
         let problems = checked.err().unwrap_or_default().iter().map(|error| chain(error)).collect();
         findings.push(Finding { system: format!("target {name}"), problems });

@@ -10,10 +10,12 @@ use prometheus::Registry;
 use syncline_consumer::config::TargetConfig;
 use syncline_consumer::pipeline::LoadKeyring;
 use syncline_consumer::target::postgres::PostgresTarget;
+use syncline_consumer::target::sqlite::SqliteTarget;
 use syncline_producer::config::SourceConfig;
 use syncline_producer::outlet::{Outlet, Outlets};
 use syncline_producer::share::Initial;
 use syncline_producer::source::postgres::PostgresSource;
+use syncline_producer::source::sqlite::SqliteSource;
 use syncline_shared::config::QueueConfig;
 use syncline_shared::health::Health;
 use syncline_shared::http;
@@ -127,6 +129,10 @@ impl Service {
                     let source = PostgresSource::new(source, postgres.clone(), tables);
                     syncline_producer::pipeline::start(tasks, source, outlets, broker, producer, &metrics, health);
                 }
+                Some(SourceConfig::Sqlite(sqlite)) => {
+                    let source = SqliteSource::new(source, sqlite.clone(), tables);
+                    syncline_producer::pipeline::start(tasks, source, outlets, broker, producer, &metrics, health);
+                }
                 None => unreachable!("checked on loading"),
             }
         }
@@ -161,6 +167,9 @@ impl Service {
                     consumer.start(&mut self.tasks, broker, |partition| {
                         PostgresTarget::new(postgres.clone(), format!("{name}_{partition}"))
                     });
+                }
+                TargetConfig::Sqlite(sqlite) => {
+                    consumer.start(&mut self.tasks, broker, |_| SqliteTarget::new(sqlite.clone()));
                 }
             }
         }

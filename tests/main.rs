@@ -1,6 +1,6 @@
 //! End-to-end tests: the real binary against real RabbitMQ and PostgreSQL. Run them with `tests/run`.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
-#![expect(missing_docs, unreachable_pub, reason = "one binary, and tests are named after what they claim")]
+#![expect(unreachable_pub, reason = "one binary, and tests are named after what they claim")]
 
 mod bad_input;
 mod command_line;

@@ -9,6 +9,7 @@ use syncline_shared::seal::OpenLimits;
 
 use crate::target::TableMap;
 use crate::target::postgres::PostgresTargetConfig;
+use crate::target::sqlite::SqliteTargetConfig;
 
 /// Plaintext of one message, when opened: four times the largest batch a producer makes.
 const DEFAULT_PLAIN_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -142,14 +143,17 @@ impl Default for ConsumerConfig {
 pub enum TargetConfig {
     /// A PostgreSQL database.
     Postgres(PostgresTargetConfig),
+    /// An SQLite file.
+    Sqlite(SqliteTargetConfig),
 }
 
 impl Tagged for TargetConfig {
-    const TYPES: &'static [&'static str] = &["postgres"];
+    const TYPES: &'static [&'static str] = &["postgres", "sqlite"];
 
     fn read(kind: &str, section: Section<'_, '_>) -> Option<Self> {
         match kind {
-            _ => section.read().map(Self::Postgres),
+            "postgres" => section.read().map(Self::Postgres),
+            _ => section.read().map(Self::Sqlite),
         }
     }
 }

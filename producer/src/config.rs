@@ -8,6 +8,7 @@ use syncline_shared::config::{Section, Tagged};
 use crate::batch::BatchConfig;
 use crate::publish::PublishConfig;
 use crate::source::postgres::PostgresSourceConfig;
+use crate::source::sqlite::SqliteSourceConfig;
 
 /// `[producer]`: the service itself.
 #[derive(Clone, Debug, Deserialize)]
@@ -50,14 +51,17 @@ impl ProducerConfig {
 pub enum SourceConfig {
     /// A PostgreSQL database, by logical replication.
     Postgres(PostgresSourceConfig),
+    /// An SQLite file, by triggers.
+    Sqlite(SqliteSourceConfig),
 }
 
 impl Tagged for SourceConfig {
-    const TYPES: &'static [&'static str] = &["postgres"];
+    const TYPES: &'static [&'static str] = &["postgres", "sqlite"];
 
     fn read(kind: &str, section: Section<'_, '_>) -> Option<Self> {
         match kind {
-            _ => section.read().map(Self::Postgres),
+            "postgres" => section.read().map(Self::Postgres),
+            _ => section.read().map(Self::Sqlite),
         }
     }
 }

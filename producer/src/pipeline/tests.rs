@@ -107,7 +107,7 @@ fn queue() -> SharedQueue {
     SharedQueue { name: "crm".to_owned(), partitions: 2 }
 }
 
-fn change(key: u32, version: u64, text: &str) -> Change {
+fn change(key: u64, version: u64, text: &str) -> Change {
     let mut row = Row::builder(Columns::new(["id", "priority", "note"]));
     row.push(Value::Number(&key.to_string()));
     row.push(Value::Number(&(version % 3).to_string()));
@@ -210,7 +210,7 @@ fn last_of_each(records: &[Record]) -> BTreeMap<String, Version> {
 async fn the_position_moves_when_everything_is_confirmed_or_withheld() {
     let mut scene = Scene::new();
     scene.filter = Some("priority<2");
-    scene.source.push((1..=60).map(|version| change(version as u32 % 7, version, "x")));
+    scene.source.push((1..=60).map(|version| change(version % 7, version, "x")));
     scene.run_until("committed", async || scene.source.committed() == 60).await;
     let share = scene.metrics.share("incidents");
     assert_eq!((scene.arrived().await.len(), share.withheld(Withheld::Filter).get()), (40, 20));
@@ -228,7 +228,7 @@ async fn faults_of_the_broker_lose_nothing_and_leave_the_newest_last() {
             faults[(mixed % 5) as usize]
         };
         *scene.broker.script.lock().expect("no panic") = (0..60).map(pick).collect();
-        scene.source.push((1..=90).map(|version| change((version * version % 11) as u32, version, "x")));
+        scene.source.push((1..=90).map(|version| change(version * version % 11, version, "x")));
         scene.run_until("committed", async || scene.source.committed() == 90).await;
         let arrived = scene.arrived().await;
         let mut expected = BTreeMap::new();
@@ -244,14 +244,14 @@ async fn faults_of_the_broker_lose_nothing_and_leave_the_newest_last() {
 #[tokio::test(start_paused = true)]
 async fn a_source_that_starts_over_repeats_and_loses_nothing() {
     let scene = Scene::new();
-    scene.source.push((1..=30).map(|version| change(version as u32 % 5, version, "x")));
+    scene.source.push((1..=30).map(|version| change(version % 5, version, "x")));
     scene.source.fail_next(SourceError::Taken { address: "db".to_owned() });
     let pushed = Mutex::new(false);
     scene
         .run_until("committed", async || {
             if scene.source.committed() == 30 && !std::mem::replace(&mut *pushed.lock().expect("no panic"), true) {
                 scene.source.fail_next(SourceError::Taken { address: "db".to_owned() });
-                scene.source.push((31..=60).map(|version| change(version as u32 % 5, version, "x")));
+                scene.source.push((31..=60).map(|version| change(version % 5, version, "x")));
             }
             scene.source.committed() == 60
         })
@@ -291,7 +291,7 @@ async fn a_shutdown_sends_what_was_read_and_stores_its_position() {
     let mut scene = Scene::new();
     scene.config.batch.linger_ms = 10_000;
     scene.config.batch.batch_records_max = 1000;
-    scene.source.push((1..=20).map(|version| change(version as u32, version, "x")));
+    scene.source.push((1..=20).map(|version| change(version, version, "x")));
     let share = scene.metrics.share("incidents");
     scene.run_until("read", async || share.shared(Action::Insert).get() == 10).await;
     assert_eq!((scene.source.committed(), scene.arrived().await.len()), (20, 20));
