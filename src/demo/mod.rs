@@ -39,7 +39,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
     let config = Config::load(&config_path, &Arc::default(), Role::Both)?;
     let desk = Desk::create(&folder).map_err(|error| Failure::other(&error))?;
     println!(
-        "Loaded {} incidents, {} users and {} change requests into {}.\nAgents and background jobs change them for {} seconds; the CRM follows.\n",
+        "Loaded {} incidents, {} users and {} change requests into {}.\nThe CRM gets them first; then agents and background jobs change them for {} seconds.\n",
         desk::INCIDENTS,
         desk::USERS,
         desk::CHANGES,
@@ -93,9 +93,13 @@ fn prepare(folder: &Path) -> Result<PathBuf, Failure> {
     Ok(marker)
 }
 
-/// Lets the desk work while the view shows the pipeline, then compares.
+/// Waits for the rows already there, lets the desk work while the view shows the pipeline, then compares.
 async fn watch(args: &DemoArgs, desk: Desk, registry: Registry) -> Result<(), Failure> {
     let mut view = View::new(registry, std::io::stdout().is_terminal());
+    let (desk, copied) = settle(desk, &mut view).await?;
+    if !copied.holds() {
+        return Err(Failure::Other(format!("the rows already there did not arrive:\n{copied}")));
+    }
     let stop = Arc::new(AtomicBool::new(false));
     let work = tokio::task::spawn_blocking({
         let (stop, until) = (stop.clone(), Instant::now() + Duration::from_secs(args.seconds));
@@ -107,37 +111,42 @@ async fn watch(args: &DemoArgs, desk: Desk, registry: Registry) -> Result<(), Fa
         view.draw();
         tokio::time::sleep(FRAME).await;
     }
-    let desk = match work.await {
-        Ok(desk) => Arc::new(desk.map_err(|error| Failure::other(&error))?),
-        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
-    };
-    let deadline = Instant::now() + SETTLE;
-    let comparison = loop {
-        let desk = desk.clone();
-        let compared = tokio::task::spawn_blocking(move || Comparison::make(&desk)).await;
-        let comparison = match compared {
-            Ok(comparison) => comparison.map_err(|error| Failure::other(&error))?,
-            Err(failed) => std::panic::resume_unwind(failed.into_panic()),
-        };
-        view.draw();
-        if comparison.holds() || Instant::now() > deadline {
-            break comparison;
-        }
-        tokio::time::sleep(FRAME).await;
-    };
+    let desk = done(work.await)?;
+    let (_, comparison) = settle(desk, &mut view).await?;
     view.finish();
     print!("{comparison}");
     println!("{}", next_steps(&args.folder, args.forever));
-    if args.forever && comparison.holds() {
-        loop {
-            tokio::time::sleep(FRAME).await;
-            view.draw();
+    if !comparison.holds() {
+        return Err(Failure::Other("source and target differ".to_owned()));
+    }
+    while args.forever {
+        tokio::time::sleep(FRAME).await;
+        view.draw();
+    }
+    Ok(())
+}
+
+/// Compares until source and target agree, or the time to settle is over.
+async fn settle(mut desk: Desk, view: &mut View) -> Result<(Desk, Comparison), Failure> {
+    let deadline = Instant::now() + SETTLE;
+    loop {
+        let compare = tokio::task::spawn_blocking(move || Comparison::make(&desk).map(|comparison| (desk, comparison)));
+        let comparison;
+        (desk, comparison) = done(compare.await)?;
+        view.draw();
+        if comparison.holds() || Instant::now() > deadline {
+            return Ok((desk, comparison));
         }
+        tokio::time::sleep(FRAME).await;
     }
-    if comparison.holds() {
-        return Ok(());
+}
+
+/// The result of work on another thread.
+fn done<T>(result: Result<rusqlite::Result<T>, tokio::task::JoinError>) -> Result<T, Failure> {
+    match result {
+        Ok(done) => done.map_err(|error| Failure::other(&error)),
+        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
     }
-    Err(Failure::Other("source and target differ".to_owned()))
 }
 
 fn next_steps(folder: &Path, forever: bool) -> String {

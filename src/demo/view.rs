@@ -134,8 +134,8 @@ fn sum(families: &[MetricFamily], name: &str, share: &str, label: Option<(&str, 
         .filter(|family| family.name() == name)
         .flat_map(|family| family.get_metric())
         .filter(|metric| has(metric, "share", share) && label.is_none_or(|(name, value)| has(metric, name, value)))
-        .map(|metric| metric.get_counter().get_value() + metric.get_gauge().get_value())
-        .sum()
+        // Starts from a positive zero: an empty sum of floats is a negative one.
+        .fold(0.0, |sum, metric| sum + metric.get_counter().get_value() + metric.get_gauge().get_value())
 }
 
 fn by_reason(families: &[MetricFamily], share: &str) -> BTreeMap<String, f64> {

@@ -5,8 +5,9 @@
 //! SQLite does: without regard to ASCII case.
 
 use rusqlite::{Connection, OptionalExtension as _};
+use syncline_shared::sqlite::quote;
 
-use super::shape::{VERSION, ident, list};
+use super::shape::{VERSION, list};
 use super::value::Affinity;
 use crate::target::ApplyError;
 
@@ -83,7 +84,7 @@ impl Table {
             (false, true) => " ANY",
             (false, false) => "",
         };
-        format!("ALTER TABLE {} ADD COLUMN {}{kind}", ident(&self.name), ident(name))
+        format!("ALTER TABLE {} ADD COLUMN {}{kind}", quote(&self.name), quote(name))
     }
 
     /// Takes down that a column was added.
@@ -101,7 +102,7 @@ impl Table {
         let (table, key) = (&self.name, list(key));
         Err(ApplyError::Unfit {
             problem: format!("table {table:?} has no unique index on its key columns ({key})"),
-            mend: format!("CREATE UNIQUE INDEX {} ON {} ({key})", ident(&format!("{table}_key")), ident(table)),
+            mend: format!("CREATE UNIQUE INDEX {} ON {} ({key})", quote(&format!("{table}_key")), quote(table)),
         })
     }
 
@@ -112,10 +113,10 @@ impl Table {
         }
         let mut problems = Vec::new();
         if self.unique.is_empty() {
-            let index = ident(&format!("{}_key", self.name));
+            let index = quote(&format!("{}_key", self.name));
             problems.push(ApplyError::Unfit {
                 problem: format!("table {:?} has no unique index", self.name),
-                mend: format!("CREATE UNIQUE INDEX {index} ON {} (its key columns)", ident(&self.name)),
+                mend: format!("CREATE UNIQUE INDEX {index} ON {} (its key columns)", quote(&self.name)),
             });
         }
         let lacking = self.lacks(columns);
@@ -148,7 +149,7 @@ impl Table {
 /// A table that is not there.
 pub(super) fn missing_table(into: &str, columns: &[&str], key: &[&str]) -> ApplyError {
     let mend = match key {
-        [] => format!("CREATE TABLE {} with the columns of the records", ident(into)),
+        [] => format!("CREATE TABLE {} with the columns of the records", quote(into)),
         _ => create_table(into, columns, key),
     };
     ApplyError::Unfit { problem: format!("table {into:?} does not exist"), mend }
@@ -156,7 +157,7 @@ pub(super) fn missing_table(into: &str, columns: &[&str], key: &[&str]) -> Apply
 
 /// The statement that creates a table for records with these columns; without types, so that every value is kept.
 pub(super) fn create_table(into: &str, columns: &[&str], key: &[&str]) -> String {
-    let not_null = |name: &&str| format!("{}{}", ident(name), if key.contains(name) { " NOT NULL" } else { "" });
+    let not_null = |name: &&str| format!("{}{}", quote(name), if key.contains(name) { " NOT NULL" } else { "" });
     let columns = columns.iter().map(not_null).collect::<Vec<_>>().join(", ");
-    format!("CREATE TABLE {} ({columns}, {VERSION} BLOB, PRIMARY KEY ({}))", ident(into), list(key))
+    format!("CREATE TABLE {} ({columns}, {VERSION} BLOB, PRIMARY KEY ({}))", quote(into), list(key))
 }

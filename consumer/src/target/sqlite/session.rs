@@ -87,6 +87,7 @@ impl Session {
         }
         let opened = || -> rusqlite::Result<_> {
             let connection = sqlite::open(&config.path, config.evolves())?;
+            sqlite::use_wal(&connection)?;
             // [`Session::begin`] waits instead, as long as is configured.
             connection.busy_timeout(Duration::ZERO)?;
             // A delivery is acknowledged after the commit, which must have reached the disk then.

@@ -2,6 +2,7 @@
 
 use rusqlite::types::ToSqlOutput;
 use syncline_shared::record::Value;
+use syncline_shared::sqlite::quote;
 
 use super::catalog::Table;
 use super::value::Affinity;
@@ -44,8 +45,8 @@ pub(super) struct Shape<'a> {
 impl<'a> Shape<'a> {
     /// Of these columns the first `key` are the key. The table has them all, so that SQLite takes none for a text.
     pub(super) fn new(into: &'a str, table: &Table, columns: Vec<&'a str>, key: usize) -> Self {
-        let name = ident(&table.name);
-        let equal = |(index, column): (usize, &&str)| format!("{} = ?{}", ident(column), index + 1);
+        let name = quote(&table.name);
+        let equal = |(index, column): (usize, &&str)| format!("{} = ?{}", quote(column), index + 1);
         let same_key = columns.iter().enumerate().take(key).map(equal).collect::<Vec<_>>().join(" AND ");
         let written = || columns.iter().chain(&[VERSION]).enumerate();
         let set = written().skip(key).map(equal).collect::<Vec<_>>().join(", ");
@@ -89,12 +90,7 @@ pub(super) fn distinct(into: &str, columns: &[&str]) -> Result<(), ApplyError> {
     Ok(())
 }
 
-/// An identifier, quoted.
-pub(super) fn ident(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 /// Names, quoted and separated by commas.
 pub(super) fn list(names: &[&str]) -> String {
-    names.iter().map(|name| ident(name)).collect::<Vec<_>>().join(", ")
+    names.iter().map(|name| quote(name)).collect::<Vec<_>>().join(", ")
 }

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use rusqlite::Connection;
+use syncline_shared::sqlite::quote;
 use tempfile::TempDir;
 
-use super::super::shape::{ident, list};
+use super::super::shape::list;
 use super::super::{SchemaMode, SqliteTarget, SqliteTargetConfig};
 use crate::target::contract::{Bench, Kind};
 
@@ -67,15 +68,15 @@ impl Bench for SqliteBench {
             Kind::Text => "TEXT",
             Kind::Integer => "INTEGER",
         };
-        let columns: Vec<_> = columns.iter().map(|(name, of)| format!("{} {}", ident(name), kind(*of))).collect();
-        let (table, columns) = (ident(table), columns.join(", "));
+        let columns: Vec<_> = columns.iter().map(|(name, of)| format!("{} {}", quote(name), kind(*of))).collect();
+        let (table, columns) = (quote(table), columns.join(", "));
         self.run(&format!("CREATE TABLE {table} ({columns}, PRIMARY KEY ({})) STRICT", list(key)));
     }
 
     async fn rows(&self, table: &str, columns: &[&str]) -> Vec<Vec<Option<String>>> {
         let connection = self.connect();
-        let question = columns.iter().map(|name| format!("CAST({} AS TEXT)", ident(name))).collect::<Vec<_>>();
-        let question = format!("SELECT {} FROM {}", question.join(", "), ident(table));
+        let question = columns.iter().map(|name| format!("CAST({} AS TEXT)", quote(name))).collect::<Vec<_>>();
+        let question = format!("SELECT {} FROM {}", question.join(", "), quote(table));
         let mut rows = connection.prepare(&question).unwrap();
         let rows = rows.query_map([], |row| (0..columns.len()).map(|index| row.get(index)).collect()).unwrap();
         rows.collect::<Result<_, _>>().unwrap()
