@@ -31,9 +31,11 @@ impl Comparison {
         let pair = |share, from: &str, to: &str, held: &Held| -> rusqlite::Result<Pair> {
             let mut expected = read(&source, from)?;
             for (number, record) in held {
+                // Keys are texts as `texts` gives them.
+                let key = format!("{number:?}");
                 match record {
-                    Some(record) => expected.insert(number.clone(), record.clone()),
-                    None => expected.remove(number),
+                    Some(record) => expected.insert(key, record.clone()),
+                    None => expected.remove(&key),
                 };
             }
             Ok(Pair { share, expected, found: read(&target, to)?, held: held.len() })
