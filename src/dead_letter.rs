@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 use syncline_shared::envelope::Envelope;
-use syncline_shared::queue::{Broker, DeadLetter, Settlement};
+use syncline_shared::queue::{Broker, DeadLetter, QueueError, Reason, Settlement};
 use syncline_shared::seal::{OpenLimits, open};
 
 use crate::cli::Selection;
@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::queue::{OnBroker, on_broker, table, unavailable};
 
 /// Dead letters looked through when one is searched or all are settled; more are left for the next call.
-const LOOK_MAX: usize = 100_000;
+const LOOK_MAX: usize = 10_000;
 
 /// Reads dead letters of one shared queue or of all.
 struct Read<'a> {
@@ -33,9 +33,18 @@ impl OnBroker for Read<'_> {
         }
         let mut letters = Vec::new();
         for name in config.shared_queues.keys().filter(|name| self.queue.is_none_or(|queue| queue == *name)) {
-            letters.extend(broker.dead_letters(name, self.limit).await.map_err(|error| unavailable(&error))?);
+            letters.extend(read(&broker, name, self.limit).await?);
         }
         Ok(letters)
+    }
+}
+
+/// Reads dead letters of one shared queue; one that nobody made yet has none.
+async fn read<B: Broker>(broker: &B, queue: &str, limit: usize) -> Result<Vec<DeadLetter>, Failure> {
+    match broker.dead_letters(queue, limit).await {
+        Ok(letters) => Ok(letters),
+        Err(QueueError::Topology { .. }) => Ok(Vec::new()),
+        Err(error) => Err(unavailable(&error)),
     }
 }
 
@@ -109,12 +118,24 @@ pub(crate) async fn settle(
         async fn run<B: Broker>(self, broker: B, config: &Config) -> Result<usize, Failure> {
             let mut settled = 0;
             for queue in config.shared_queues.keys() {
-                let ids = if self.selection.all {
-                    let all = broker.dead_letters(queue, LOOK_MAX).await.map_err(|error| unavailable(&error))?;
-                    all.iter().map(|letter| letter.id().to_owned()).collect()
-                } else {
-                    self.selection.ids.clone()
-                };
+                let letters = read(&broker, queue, LOOK_MAX).await?;
+                let chosen = letters
+                    .iter()
+                    .filter(|letter| self.selection.all || self.selection.ids.iter().any(|id| id == letter.id()));
+                // What is left of a record too large to send is its key: there is nothing to apply.
+                let (kept, chosen): (Vec<_>, Vec<_>) = chosen
+                    .partition(|letter| self.settlement == Settlement::Replay && letter.reason == Reason::Oversize);
+                for letter in kept {
+                    eprintln!(
+                        "{} cannot be replayed: {}.\nRaise record_bytes_max, change the record at the source, then discard this.",
+                        letter.id(),
+                        letter.error
+                    );
+                }
+                let ids: Vec<_> = chosen.into_iter().map(|letter| letter.id().to_owned()).collect();
+                if ids.is_empty() {
+                    continue;
+                }
                 let some = broker.settle_dead_letters(queue, &ids, self.settlement).await;
                 settled += some.map_err(|error| unavailable(&error))?;
             }

@@ -73,7 +73,7 @@ impl Metrics {
                 "Commit time of the newest record applied, in seconds since 1970",
                 &["share"],
             )?,
-            in_flight: gauge("in_flight_messages", "Messages received and not yet settled", &["subscription"])?,
+            in_flight: gauge("in_flight_messages", "Messages being applied and not yet settled", &["subscription"])?,
             reconnects: counter("reconnects_total", "Attempts to reach a system again after a fault", &["system"])?,
         })
     }
@@ -103,12 +103,12 @@ pub struct SubscriptionMetrics {
     name: String,
     /// Time of one apply.
     pub(crate) apply_seconds: prometheus::Histogram,
-    /// Messages received and not yet settled.
+    /// Messages being applied and not yet settled.
     pub(crate) in_flight: IntGauge,
 }
 
 impl SubscriptionMetrics {
-    /// Counts records. The share is one that was authenticated with the message, so its names are bounded.
+    /// Counts records. The share's name has to come from an authenticated message, so that their number is bounded.
     pub(crate) fn records(&self, share: &str, action: Action, fate: Fate, records: usize) {
         for each in Fate::ALL {
             let counter = self.metrics.records.with_label_values(&[share, action.as_str(), each.as_str()]);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use syncline_shared::class::Class;
 use syncline_shared::envelope::{Envelope, EnvelopeError};
 use syncline_shared::queue::{Delivery, Reason};
-use syncline_shared::record::{LineError, Record, read_lines};
+use syncline_shared::record::{Action, LineError, Record, read_lines};
 use syncline_shared::seal::{Keyring, OpenError, OpenLimits, open};
 use thiserror::Error;
 
@@ -56,6 +56,12 @@ pub(crate) enum OpenFault {
         /// In the body.
         held: usize,
     },
+    /// A record of an action that carries data has none: the rest of one that was too large to send.
+    #[error("a record of action {action} has no data")]
+    NoData {
+        /// The action.
+        action: Action,
+    },
     /// It was sealed for another partition: someone moved it, and its order with it.
     #[error("the batch is for partition {said}, not {here}")]
     Misrouted {
@@ -72,7 +78,7 @@ impl OpenFault {
         match self {
             Self::Envelope(error) => error.class(),
             Self::Seal(error) => error.class(),
-            Self::Lines(_) | Self::Count { .. } | Self::Misrouted { .. } => Class::Permanent,
+            Self::Lines(_) | Self::Count { .. } | Self::NoData { .. } | Self::Misrouted { .. } => Class::Permanent,
         }
     }
 
@@ -80,9 +86,10 @@ impl OpenFault {
     pub(crate) const fn reason(&self) -> Reason {
         match self {
             Self::Envelope(_) | Self::Misrouted { .. } => Reason::Envelope,
-            Self::Seal(OpenError::TooLarge { .. } | OpenError::Compression) | Self::Lines(_) | Self::Count { .. } => {
-                Reason::Content
-            }
+            Self::Seal(OpenError::TooLarge { .. } | OpenError::Compression)
+            | Self::Lines(_)
+            | Self::Count { .. }
+            | Self::NoData { .. } => Reason::Content,
             Self::Seal(OpenError::Refused | OpenError::UnknownKey { .. } | OpenError::Unsealed { .. }) => Reason::Seal,
         }
     }
@@ -115,6 +122,10 @@ pub(crate) fn open_one(delivery: &Delivery, keyring: &Keyring, rules: OpenRules)
     let said = envelope.route().records;
     if usize::try_from(said) != Ok(records.len()) {
         return Err(OpenFault::Count { said, held: records.len() });
+    }
+    let action = envelope.route().action;
+    if action != Action::Delete && records.iter().any(|record| record.data.is_none()) {
+        return Err(OpenFault::NoData { action });
     }
     Ok(Content { envelope, records })
 }

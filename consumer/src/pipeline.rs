@@ -5,6 +5,7 @@
 //! nothing is drained into the dead letters (promise P7).
 
 use std::convert::Infallible;
+use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -97,18 +98,22 @@ struct Partition<B: Broker, T> {
 impl<B: Broker, T: Target> Partition<B, T> {
     async fn run(mut self, mut stop: Stop) -> Result<(), Infallible> {
         let mut backoff = Backoff::default();
+        let mut cured_by_attaching = true;
         while !stop.is_set() {
             let ended = match stop.or(self.attach()).await {
                 None => break,
                 Some(Ok(subscriber)) => {
-                    self.part.works();
-                    backoff.reset();
+                    if cured_by_attaching {
+                        self.part.works();
+                        backoff.reset();
+                    }
                     self.follow(subscriber, &mut stop).await
                 }
                 Some(Err(error)) => Err(error),
             };
             if let Err(error) = ended {
                 self.part.pause(error.class(), &error);
+                cured_by_attaching = !matches!(error, QueueError::Park(_));
                 self.metrics.reconnects("queue").inc();
                 stop.or(backoff.wait()).await;
             }
@@ -134,9 +139,16 @@ impl<B: Broker, T: Target> Partition<B, T> {
                 Ok::<_, QueueError>(open_all(deliveries, keyring, rules).await)
             });
             let mut work = pin!(self.process(group, stop));
-            group = tokio::select! {
-                settled = &mut work => { settled?; next.await? }
-                received = &mut next => { work.await?; received? }
+            let (worked, received) = tokio::select! {
+                worked = &mut work => (worked?, None),
+                received = &mut next => (work.await?, Some(received)),
+            };
+            if worked.is_break() {
+                return Ok(());
+            }
+            group = match received {
+                Some(received) => received?,
+                None => next.await?,
             };
             if group.is_empty() {
                 return Ok(());
@@ -144,8 +156,9 @@ impl<B: Broker, T: Target> Partition<B, T> {
         }
     }
 
-    /// Applies and settles a group of messages, in order.
-    async fn process(&mut self, group: Vec<Opened>, stop: &mut Stop) -> Result<(), QueueError> {
+    /// Applies and settles a group of messages, in order; breaks off when a shutdown comes while it waits for a fault to be
+    /// mended. What was gathered behind the group must not be applied then.
+    async fn process(&mut self, group: Vec<Opened>, stop: &mut Stop) -> Result<ControlFlow<()>, QueueError> {
         self.metrics.in_flight.add(i64::try_from(group.len()).unwrap_or_default());
         let size = group.len();
         let result = self.process_all(group, stop).await;
@@ -153,16 +166,15 @@ impl<B: Broker, T: Target> Partition<B, T> {
         result
     }
 
-    async fn process_all(&mut self, group: Vec<Opened>, stop: &mut Stop) -> Result<(), QueueError> {
+    async fn process_all(&mut self, group: Vec<Opened>, stop: &mut Stop) -> Result<ControlFlow<()>, QueueError> {
         let mut run = Run::default();
         let mut verdicts = Vec::new();
         for mut opened in group {
             if matches!(&opened.content, Err(fault) if fault.class() != Class::Permanent) {
                 // What came before is applied first; then the partition waits here until the fault is mended.
                 let (before, settled) = (std::mem::take(&mut run), std::mem::take(&mut verdicts));
-                self.finish(before, settled, stop).await?;
-                if !self.reopen(&mut opened, stop).await {
-                    return Ok(());
+                if self.finish(before, settled, stop).await?.is_break() || !self.reopen(&mut opened, stop).await {
+                    return Ok(ControlFlow::Break(()));
                 }
             }
             verdicts.push(self.settler.judge(opened, &mut run));
@@ -189,7 +201,12 @@ impl<B: Broker, T: Target> Partition<B, T> {
     }
 
     /// Applies a run until the target has taken it, then settles its messages.
-    async fn finish(&mut self, run: Run, verdicts: Vec<Verdict>, stop: &mut Stop) -> Result<(), QueueError> {
+    async fn finish(
+        &mut self,
+        run: Run,
+        verdicts: Vec<Verdict>,
+        stop: &mut Stop,
+    ) -> Result<ControlFlow<()>, QueueError> {
         let mut progress = Progress::new(&run);
         let mut backoff = Backoff::default();
         loop {
@@ -204,10 +221,11 @@ impl<B: Broker, T: Target> Partition<B, T> {
             self.part.pause(error.class(), &error);
             self.metrics.reconnects("target").inc();
             if stop.or(backoff.wait()).await.is_none() {
-                return Ok(());
+                return Ok(ControlFlow::Break(()));
             }
         }
-        self.settler.settle(&run, progress.into_outcomes(), verdicts, &self.keyring).await
+        self.settler.settle(&run, progress.into_outcomes(), verdicts, &self.keyring).await?;
+        Ok(ControlFlow::Continue(()))
     }
 }
 

@@ -117,8 +117,8 @@ impl<B: Broker> Settler<B> {
                     self.note(&letter);
                 }
                 Kind::Skipped { envelope } => {
-                    let Route { share, action, records, .. } = envelope.route();
-                    self.metrics.records(share, *action, Fate::Skipped, *records as usize);
+                    let Route { action, records, .. } = envelope.route();
+                    self.metrics.records(share_label(&envelope), *action, Fate::Skipped, *records as usize);
                     delivery.ack().await?;
                 }
             }
@@ -127,7 +127,7 @@ impl<B: Broker> Settler<B> {
     }
 
     fn count(&self, envelope: &Envelope, records: &[Record], outcomes: &[Outcome], now: Timestamp) {
-        let Route { share, action, .. } = envelope.route();
+        let (share, action) = (share_label(envelope), envelope.route().action);
         let fate = |outcome: &Outcome| match outcome {
             Outcome::Applied => Fate::Applied,
             Outcome::Duplicate => Fate::Duplicate,
@@ -136,7 +136,7 @@ impl<B: Broker> Settler<B> {
         };
         for each in [Fate::Applied, Fate::Duplicate, Fate::Stale, Fate::Dead] {
             let records = outcomes.iter().filter(|outcome| fate(outcome) == each).count();
-            self.metrics.records(share, *action, each, records);
+            self.metrics.records(share, action, each, records);
         }
         for (record, _) in records.iter().zip(outcomes).filter(|(_, outcome)| **outcome == Outcome::Applied) {
             self.metrics.applied(share, record.at, now);
@@ -204,4 +204,9 @@ impl<B: Broker> Settler<B> {
         };
         Ok(self.letter(delivery, message, Reason::Target, error.to_owned()))
     }
+}
+
+/// The share to count a message under: anyone may write any name into a message that is not sealed.
+fn share_label(envelope: &Envelope) -> &str {
+    if envelope.cipher().is_keyed() { &envelope.route().share } else { "unsealed" }
 }

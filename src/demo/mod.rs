@@ -119,11 +119,13 @@ async fn watch(args: &DemoArgs, desk: Desk, registry: Registry) -> Result<(), Fa
     if !comparison.holds() {
         return Err(Failure::Other("source and target differ".to_owned()));
     }
-    while args.forever {
+    if !args.forever {
+        return Ok(());
+    }
+    loop {
         tokio::time::sleep(FRAME).await;
         view.draw();
     }
-    Ok(())
 }
 
 /// Compares until source and target agree, or the time to settle is over.

@@ -31,7 +31,7 @@ impl Scene {
         let registry = Registry::new();
         let health = Health::new(&registry, "consumer").expect("a fresh registry");
         let keyring = Arc::new(Mutex::new(Keyring::default()));
-        keyring.lock().expect("no panic").insert(key("2026-11"));
+        keyring.lock().expect("no panic").insert(key_for("2026-11"));
         let config = SubscriptionConfig {
             queue: "crm".to_owned(),
             target: "memory".to_owned(),
@@ -66,7 +66,7 @@ impl Scene {
             );
         }
         let count = u32::try_from(records.len()).expect("few");
-        let envelope = seal(&Seal::Key(key(id)), route(table, action, count), &ndjson).expect("sealed");
+        let envelope = seal(&Seal::Key(key_for(id)), route(table, action, count), &ndjson).expect("sealed");
         let mut publisher = self.broker.publisher().await.expect("a publisher");
         publisher.publish("crm", &envelope).await.expect("published").await.expect("confirmed");
     }
@@ -76,7 +76,8 @@ impl Scene {
         let mut line = Vec::new();
         let row = row("INC0");
         write_line(&mut line, &row, Version::new(1, 1, 1), Timestamp::now(), Some(&row), false);
-        let envelope = seal(&Seal::Key(key("2026-11")), route("incident", Action::Update, 1), &line).expect("sealed");
+        let envelope =
+            seal(&Seal::Key(key_for("2026-11")), route("incident", Action::Update, 1), &line).expect("sealed");
         let mut message = envelope.to_message();
         change(&mut message);
         // The way back from the dead letters takes any message there is.
@@ -143,7 +144,7 @@ fn queue() -> SharedQueue {
     SharedQueue { name: "crm".to_owned(), partitions: 1 }
 }
 
-fn key(id: &str) -> Key {
+fn key_for(id: &str) -> Key {
     Key::derive(id, Cipher::Aes256, b"correct horse battery staple").expect("a key")
 }
 
@@ -236,7 +237,7 @@ async fn an_unknown_key_pauses_the_partition_and_drains_nothing_until_it_is_know
 
     let goes_on = async || {
         if scene.health.paused().values().any(|reason| reason.contains("2027-01")) {
-            scene.keyring.lock().expect("no panic").insert(key("2027-01"));
+            scene.keyring.lock().expect("no panic").insert(key_for("2027-01"));
         }
         scene.depth().await == 0
     };
@@ -280,6 +281,43 @@ async fn a_shutdown_settles_nothing_that_was_not_applied() {
     scene.publish("2026-11", "incident", Action::Insert, &[("INC1", 1)]).await;
     scene.run_until("tried", async || scene.target.calls() > 2).await;
     assert_eq!((scene.depth().await, scene.dead().await.len()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_during_a_pause_applies_nothing_that_was_gathered_behind_it() {
+    let scene = Scene::new().declared().await;
+    scene.publish("2027-01", "incident", Action::Insert, &[("INC1", 1)]).await;
+    let health = scene.health.clone();
+    let paused = async || !health.paused().is_empty();
+    // The second message is gathered while the first one waits for its key.
+    let published = Mutex::new(false);
+    scene
+        .run_until("paused", async || {
+            if paused().await && !std::mem::replace(&mut *published.lock().expect("no panic"), true) {
+                scene.publish("2026-11", "incident", Action::Insert, &[("INC2", 2)]).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                return true;
+            }
+            false
+        })
+        .await;
+    assert_eq!((scene.numbers().len(), scene.depth().await), (0, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rest_of_a_record_too_large_to_send_is_not_applied() {
+    let scene = Scene::new().declared().await;
+    let mut line = Vec::new();
+    let key = row("INC1").select(Columns::new(["number"]), &[0]);
+    write_line(&mut line, &key, Version::new(1, 1, 1), Timestamp::now(), None, true);
+    let envelope = seal(&Seal::Key(key_for("2026-11")), route("incident", Action::Update, 1), &line).expect("sealed");
+    let mut publisher = scene.broker.publisher().await.expect("a publisher");
+    publisher.publish("crm", &envelope).await.expect("published").await.expect("confirmed");
+    scene.run_until("set aside", async || scene.depth().await == 0).await;
+    assert_eq!(
+        (scene.numbers().len(), scene.dead().await.first().map(|letter| letter.reason)),
+        (0, Some(Reason::Content))
+    );
 }
 
 #[tokio::test(start_paused = true)]
