@@ -63,8 +63,8 @@ pub(super) fn read(
         }
         read.upto = row.get(0)?;
         let name = row.get_ref(1)?.as_str().unwrap_or_default();
-        // The table is not watched any more, or gone: then so are its records' names and columns.
-        let Some(table) = tables.iter().find(|table| table.name == name) else { continue };
+        // Nobody watches the table any more.
+        let Some(table) = tables.iter().find(|table| table.name.eq_ignore_ascii_case(name)) else { continue };
         let Some(logged) = Logged::read(row)? else { return Err(unreadable(table)) };
         let made = decoder.changes(connection, table, rule, epoch, &logged)?;
         bytes += made.iter().map(size).sum::<usize>();

@@ -29,7 +29,7 @@ const TABLES: &str = "
 
 /// The file as it was found or made.
 pub(super) struct Prepared {
-    /// The watched tables that are there.
+    /// The watched tables, there or gone.
     pub(super) tables: Vec<Table>,
     /// Changes when any program changes a table's form.
     pub(super) schema_version: i64,
@@ -57,6 +57,7 @@ pub(super) fn prepare(connection: &mut Connection, source: &str, watched: &[Watc
             if set_present(&writing, &watched.table, false)? != Some(false) {
                 warn!(source, table = %watched.table, "a watched table is not there; its rows are sent once it is");
             }
+            tables.push(Table::gone(&watched.table));
             continue;
         };
         table.require_key()?;
@@ -162,7 +163,8 @@ fn install(connection: &Connection, table: &Table) -> rusqlite::Result<bool> {
 
 /// Takes the triggers off tables that nobody watches any more, and forgets what was known of them.
 fn forget_others(connection: &Connection, watched: &[WatchedTable], tables: &[Table]) -> rusqlite::Result<()> {
-    let wanted: Vec<String> = tables.iter().flat_map(|table| table.triggers().map(|(name, _)| name)).collect();
+    let there = tables.iter().filter(|table| table.is_there());
+    let wanted: Vec<String> = there.flat_map(|table| table.triggers().map(|(name, _)| name)).collect();
     let found: Vec<String> = connection
         .prepare("SELECT name FROM main.sqlite_schema WHERE type = 'trigger' AND substr(name, 1, length(?1)) = ?1")?
         .query_map([OURS], |row| row.get(0))?

@@ -22,7 +22,7 @@ pub(super) struct Table {
     pub(super) watched: Arc<str>,
     /// The name in the file.
     pub(super) name: String,
-    /// All columns that are stored, in order.
+    /// All columns of the records, in order.
     pub(super) columns: Vec<Column>,
     /// The names of the primary key's columns, in its order.
     pub(super) key: Vec<String>,
@@ -72,12 +72,27 @@ impl Table {
             if place > 0 {
                 key.push((place, column.clone()));
             }
+            if column.starts_with(OURS) {
+                // The file is a target of ours too; what that keeps with a row is no part of the record.
+                continue;
+            }
             let boolean = kind.eq_ignore_ascii_case("boolean") || kind.eq_ignore_ascii_case("bool");
             columns.push(Column { name: column, boolean });
         }
         key.sort_unstable();
         let key = key.into_iter().map(|(_, column)| column).collect();
         Ok(Some(Self { watched: watched.clone(), name, columns, key }))
+    }
+
+    /// A watched table that is not there; the log may still have changes of it.
+    pub(super) fn gone(watched: &Arc<str>) -> Self {
+        let name = watched.strip_prefix("main.").unwrap_or(watched).to_owned();
+        Self { watched: watched.clone(), name, columns: Vec::new(), key: Vec::new() }
+    }
+
+    /// Whether the file has the table.
+    pub(super) const fn is_there(&self) -> bool {
+        !self.columns.is_empty()
     }
 
     /// Refuses a table whose records have no name to go by.

@@ -1,15 +1,18 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::thread;
+use std::time::Instant;
 
 use proptest::prelude::*;
-use rusqlite::params;
 use rusqlite::types::Value as Stored;
+use rusqlite::{Connection, params};
 use syncline_shared::class::Class;
 use syncline_shared::record::{Action, Row, Value, Version};
+use syncline_shared::sqlite;
 use tempfile::TempDir;
 
 use super::*;
+use crate::source::Change;
 
 const LIMIT: PollLimit = PollLimit { changes: 100, bytes: 1 << 20 };
 /// Longer than anything here takes on a busy machine.
@@ -395,6 +398,18 @@ async fn a_table_made_later_is_copied_for_all() {
         }
     }
     assert!(versions.contains_key(&Some("a".to_owned())), "{versions:?}");
+}
+
+#[tokio::test]
+async fn what_changed_before_a_table_was_dropped_is_not_lost() {
+    let desk = Desk::incidents();
+    let mut source = desk.source(&[("Incident", &[])]);
+    quiet(&mut source).await;
+    desk.run("BEGIN; INSERT INTO incident VALUES ('I1', 1, 'a'); DROP TABLE incident; COMMIT");
+    let changes = next(&mut source).await;
+    // Dropping a table deletes no record one by one.
+    assert_eq!(lines(&changes), ["insert I1: I1 1 a"]);
+    assert_eq!(&*changes[0].table, "Incident");
 }
 
 #[tokio::test]
