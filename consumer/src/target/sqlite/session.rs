@@ -87,6 +87,7 @@ impl Session {
         }
         let opened = || -> rusqlite::Result<_> {
             let connection = sqlite::open(&config.path, config.evolves())?;
+            // Whoever reads the file does not wait for a call then, and a call waits for the disk once only.
             sqlite::use_wal(&connection)?;
             // [`Session::begin`] waits instead, as long as is configured.
             connection.busy_timeout(Duration::ZERO)?;
@@ -106,8 +107,12 @@ impl Session {
         let address = config.address();
         let doing = Doing { address: &address, table: "" };
         let transaction = self.begin(config.busy_timeout()).map_err(|cause| doing.failed(cause))?;
+        let is_source = mark_as_ours(&transaction).map_err(|cause| doing.failed(cause))?;
         let mut call = Call::new(&transaction, &address, config.evolves())?;
         let outcomes = items(batches).iter().map(|item| call.apply(item)).collect::<Result<_, _>>()?;
+        if is_source {
+            transaction.execute(UNMARK, []).map_err(|cause| doing.failed(cause))?;
+        }
         transaction.commit().map_err(|cause| doing.failed(cause))?;
         Ok(Applied { outcomes })
     }
@@ -122,6 +127,20 @@ impl Session {
             }
         }
     }
+}
+
+/// Ends what [`mark_as_ours`] began.
+const UNMARK: &str = "DELETE FROM main._syncline_applying";
+
+/// Tells the triggers of a SQLite source in the same file, for this transaction, that the changes come from here: they
+/// are not shared again. Returns whether there is such a source.
+fn mark_as_ours(transaction: &Transaction<'_>) -> rusqlite::Result<bool> {
+    let is_source = "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE name = '_syncline_applying')";
+    let is_source = transaction.prepare_cached(is_source)?.query_row([], |row| row.get(0))?;
+    if is_source {
+        transaction.execute("INSERT INTO main._syncline_applying (origin) VALUES ('syncline')", [])?;
+    }
+    Ok(is_source)
 }
 
 #[cfg(unix)]

@@ -218,3 +218,18 @@ async fn a_call_that_was_dropped_does_not_hinder_the_next() {
     assert_eq!(held(&bench).await, ["I0 new -", "I1 after -"]);
     bench.finish().await;
 }
+
+#[tokio::test]
+async fn what_is_written_into_a_file_that_is_a_source_too_is_marked() {
+    let bench = SqliteBench::new();
+    with_incidents(&bench).await;
+    bench.run(
+        "CREATE TABLE _syncline_applying (origin TEXT); CREATE TABLE logged (number TEXT);
+         CREATE TRIGGER log AFTER INSERT ON incident WHEN NOT EXISTS (SELECT 1 FROM _syncline_applying)
+         BEGIN INSERT INTO logged VALUES (NEW.number); END",
+    );
+    apply(&mut bench.target("one"), &[(Action::Insert, incident("I1", 1, "ours", None))]).await;
+    bench.run("INSERT INTO incident (number) VALUES ('I2')");
+    assert_eq!(bench.ask("SELECT group_concat(number) FROM logged"), "I2");
+    assert_eq!(bench.ask("SELECT journal_mode FROM pragma_journal_mode"), "wal");
+}
