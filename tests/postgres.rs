@@ -246,6 +246,40 @@ async fn postgres_flows_over_the_embedded_queue_in_one_process() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_table_kept_in_step_both_ways_does_not_echo() {
+    let (folder, one, two) = (Folder::create(), Database::create("one").await, Database::create("two").await);
+    for database in [&one, &two] {
+        database.run(INCIDENT).await;
+    }
+    let side = |from: &Database, to: &Database, name: &str| {
+        let (from_url, slot, to_url) = (&from.url, &from.name, &to.url);
+        format!(
+            "[shared_queue.{name}]\npartitions = 2\n[source.{name}]\ntype = \"postgres\"\nurl = \"{from_url}\"\nslot = \"{slot}\"\n\
+             [share.{name}]\nsource = \"{name}\"\ntable = \"incident\"\nqueue = \"{name}\"\nkey = \"aes\"\ninteractive_only = false\n\
+             [target.{name}]\ntype = \"postgres\"\nurl = \"{to_url}\"\n[subscription.{name}]\nqueue = \"{name}\"\ntarget = \"{name}\"\n"
+        )
+    };
+    let text = [embedded(&folder), common(&folder), side(&one, &two, "there"), side(&two, &one, "back")].concat();
+    let config = folder.write("syncline.toml", &text);
+    let mut up = Service::start(folder.path(), "up", &config);
+    for database in [&one, &two] {
+        let slots = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database() AND confirmed_flush_lsn IS NOT NULL";
+        eventually("the slot is complete", 1, async || database.count(slots).await).await;
+    }
+    let all = "SELECT number, short_description, priority, active FROM incident";
+    one.run("INSERT INTO incident VALUES ('INC1', 'from one', 1, true)").await;
+    eventually("there", one.rows(all).await, async || two.rows(all).await).await;
+    two.run("UPDATE incident SET short_description = 'from two' WHERE number = 'INC1'").await;
+    eventually("and back", two.rows(all).await, async || one.rows(all).await).await;
+    one.run("DELETE FROM incident WHERE number = 'INC1'; INSERT INTO incident VALUES ('INC2', 'last', 1, true)").await;
+    eventually("gone", one.rows(all).await, async || two.rows(all).await).await;
+    // Three changes of one, one change of two; what the other side applied was not shared again.
+    let shared = |name: &str| up.metric("syncline_producer_changes_total", &format!("share=\"{name}\""));
+    assert_eq!((shared("there"), shared("back")), (3.0, 1.0));
+    assert!(up.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn metrics_and_health_tell_what_happened() {
     let path = Path::create(INCIDENT, INCIDENT, &SHARE.replace("everything", "incident"), "").await;
     let (producer, consumer) = (path.producer(), path.consumer());

@@ -14,6 +14,10 @@ use crate::class::Class;
 use crate::config::Secret;
 use crate::tls::{TlsConfig, TlsError};
 
+/// The prefix of the logical message a target writes at the start of each of its transactions, so that a source of the
+/// same database does not share them again. It costs no replication origin, of which a server has only a few.
+pub const APPLIED_MESSAGE: &str = "syncline-applied";
+
 /// A server that does not answer within this time is out of reach.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 

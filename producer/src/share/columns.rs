@@ -2,9 +2,13 @@
 //!
 //! Names are looked up once per shape of rows, not once per record. Knows rows, not shares.
 
+use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
 
 use syncline_shared::record::{Columns, Row};
+
+/// Columns a Syncline target keeps in its tables begin so; they say nothing to another system.
+const BOOKKEEPING: &str = "_syncline_";
 
 /// The selected columns of rows of one shape.
 #[derive(Debug)]
@@ -18,11 +22,15 @@ pub(super) struct Projection {
 }
 
 impl Projection {
-    /// Looks up a selection in the shape of a row; the key's columns always go along, the order is the row's.
-    pub(super) fn new(selection: &[Box<str>], of: &Columns, key: &Columns) -> Self {
-        let chosen = |name: &str| key.position(name).is_some() || selection.iter().any(|column| **column == *name);
+    /// Looks up a selection in the shape of a row; the key's columns always go along, the order is the row's. Without a
+    /// selection all columns leave, but for the bookkeeping of a Syncline target in the same table.
+    pub(super) fn new(selection: Option<&[Box<str>]>, of: &Columns, key: &Columns) -> Self {
+        let chosen = |name: &str| match selection {
+            Some(selection) => key.position(name).is_some() || selection.iter().any(|column| **column == *name),
+            None => !name.starts_with(BOOKKEEPING),
+        };
         let (places, names): (Vec<_>, Vec<_>) = of.iter().enumerate().filter(|(_, name)| chosen(name)).unzip();
-        let missing = selection.iter().position(|column| of.position(column).is_none());
+        let missing = selection.unwrap_or_default().iter().position(|column| of.position(column).is_none());
         Self { of: of.clone(), key: key.clone(), selected: Columns::new(names), places, missing }
     }
 
@@ -31,9 +39,14 @@ impl Projection {
         self.of == *of && self.key == *key
     }
 
-    /// The selected part of a row of the shape, or the place in the selection of a column the shape lacks.
-    pub(super) fn apply(&self, row: &Row) -> Result<Row, usize> {
-        self.missing.map_or_else(|| Ok(row.select(self.selected.clone(), &self.places)), Err)
+    /// The selected part of a row of the shape, borrowed when that is all of it, or the place in the selection of a column
+    /// the shape lacks.
+    pub(super) fn apply<'a>(&self, row: &'a Row) -> Result<Cow<'a, Row>, usize> {
+        match self.missing {
+            Some(place) => Err(place),
+            None if self.places.len() == self.of.len() => Ok(Cow::Borrowed(row)),
+            None => Ok(Cow::Owned(row.select(self.selected.clone(), &self.places))),
+        }
     }
 }
 
@@ -79,6 +92,17 @@ mod tests {
         assert_eq!(last.with(|&known: &usize| known == 2, || unreachable!("it fits"), |&known| known), 2);
     }
 
+    #[test]
+    fn the_bookkeeping_of_a_target_stays_at_home() {
+        let mut row = Row::builder(Columns::new(["id", "_syncline_version", "note"]));
+        ["1", "v", "x"].into_iter().for_each(|text| row.push(Value::Text(text)));
+        let row = row.finish();
+        let part = Projection::new(None, row.columns(), &Columns::new(["id"])).apply(&row).unwrap().into_owned();
+        assert_eq!(part.columns(), &Columns::new(["id", "note"]));
+        let all = Projection::new(None, part.columns(), &Columns::new(["id"]));
+        assert!(matches!(all.apply(&part), Ok(Cow::Borrowed(_))));
+    }
+
     proptest! {
         #[test]
         fn a_selection_keeps_the_key_the_order_and_nothing_else(
@@ -92,7 +116,7 @@ mod tests {
             names.iter().for_each(|name| row.push(Value::Text(name)));
             let row = row.finish();
             let selection: Vec<Box<str>> = of(&chosen).into_iter().map(Into::into).collect();
-            let part = Projection::new(&selection, row.columns(), &Columns::new(of(&keys))).apply(&row).unwrap();
+            let part = Projection::new(Some(&selection), row.columns(), &Columns::new(of(&keys))).apply(&row).unwrap();
             let expected: Vec<_> = chosen.iter().zip(&keys).map(|(one, two)| *one || *two).collect();
             prop_assert!(part.columns().iter().eq(of(&expected).iter()));
             prop_assert!(part.iter().all(|(name, value)| value == Value::Text(name)));

@@ -196,13 +196,13 @@ impl Share {
 
     /// The row, or its selected part; the name of a selected column it lacks otherwise.
     fn select<'a>(&'a self, row: &'a Row, key: &Row) -> Result<Cow<'a, Row>, &'a str> {
-        let Some(selection) = &self.selection else { return Ok(Cow::Borrowed(row)) };
+        let selection = self.selection.as_deref();
         let selected = self.projection.with(
             |projection| projection.is_of(row.columns(), key.columns()),
             || Projection::new(selection, row.columns(), key.columns()),
             |projection| projection.apply(row),
         );
-        selected.map(Cow::Owned).map_err(|place| selection.get(place).map_or("", AsRef::as_ref))
+        selected.map_err(|place| selection.and_then(|columns| columns.get(place)).map_or("", AsRef::as_ref))
     }
 }
 

@@ -10,6 +10,7 @@ use std::io::Cursor;
 use std::pin::pin;
 
 use futures_util::SinkExt as _;
+use syncline_shared::postgres::APPLIED_MESSAGE;
 use syncline_shared::record::Version;
 use tokio_postgres::{Client, Statement};
 
@@ -74,8 +75,10 @@ impl Session {
             config.statement_timeout_ms, config.lock_timeout_ms
         );
         let begin = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock(hashtextextended({}, 0))",
-            sql::literal(&format!("syncline writer {writer}"))
+            "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock(hashtextextended({}, 0)); \
+             SELECT pg_logical_emit_message(true, {}, '')",
+            sql::literal(&format!("syncline writer {writer}")),
+            sql::literal(APPLIED_MESSAGE)
         );
         let evolve = config.schema == SchemaMode::Evolve;
         let session = Self { client, address, evolve, begin, tables: HashMap::new(), shapes: HashMap::new() };

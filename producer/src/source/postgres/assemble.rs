@@ -8,6 +8,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use pgwire_replication::client::ReplicationEvent;
 use serde::Deserialize;
+use syncline_shared::postgres::APPLIED_MESSAGE;
 use syncline_shared::record::{Action, Row, Version};
 
 use super::pgoutput::{self, Message};
@@ -19,7 +20,7 @@ use crate::source::{Change, Session, SessionRule, SourceError};
 /// The prefix of logical messages that say who is at work.
 const SESSION_PREFIX: &str = "syncline";
 
-/// Transactions whose replication origin begins so were made by a Syncline target and are not shared again.
+/// Transactions whose replication origin begins so came from another Syncline and are not shared again.
 const ECHO_PREFIX: &str = "syncline";
 
 /// Microseconds from the Unix epoch to PostgreSQL's, 2000-01-01.
@@ -115,6 +116,11 @@ impl Assembler {
             ReplicationEvent::Message { transactional: true, prefix, content, .. } if prefix == SESSION_PREFIX => {
                 self.enter_session(&content);
             }
+            ReplicationEvent::Message { transactional: true, prefix, .. } if prefix == APPLIED_MESSAGE => {
+                if let Some(transaction) = &mut self.transaction {
+                    transaction.echo = true;
+                }
+            }
             ReplicationEvent::Message { .. } | ReplicationEvent::StoppedAt { .. } => {}
             ReplicationEvent::XLogData { data, .. } => {
                 let message = pgoutput::decode(&data).map_err(|malformed| protocol(malformed.to_string()))?;
@@ -142,7 +148,7 @@ impl Assembler {
             }
             Message::Origin { name } => {
                 if let Some(transaction) = &mut self.transaction {
-                    transaction.echo = name.starts_with(ECHO_PREFIX);
+                    transaction.echo |= name.starts_with(ECHO_PREFIX);
                 }
             }
             Message::Type => {}
