@@ -7,6 +7,7 @@ mod command_line;
 mod demo;
 mod examples;
 mod kit;
+mod metrics;
 mod postgres;
 mod sqlite;
 mod wire;

@@ -1,0 +1,35 @@
+//! `docs/operations.md` and `/metrics` name the same metrics.
+
+use std::collections::BTreeSet;
+
+use crate::kit::config::{Folder, embedded};
+use crate::kit::eventually;
+use crate::kit::process::Service;
+use crate::kit::rabbit::Vhost;
+use crate::postgres::Path;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_is_documented_and_nothing_else_is() {
+    let table = "CREATE TABLE item (id int PRIMARY KEY, note text)";
+    let share = "[share.items]\nsource = \"desk\"\ntable = \"item\"\nqueue = \"crm\"\nkey = \"aes\"\ninteractive_only = false\n";
+    let (folder, vhost) = (Folder::create(), Vhost::create());
+    let queue = embedded(&folder);
+    let path = Path::create_on(folder, vhost, &queue, table, table, share, "").await;
+    // `up` has the metrics of both services.
+    let mut up = Service::start(path.folder.path(), "up", &path.config);
+    path.streaming().await;
+    path.source.run("INSERT INTO item VALUES (1, 'x')").await;
+    eventually("applied", 1.0, async || up.metric("syncline_consumer_records_total", "outcome=\"applied\"")).await;
+    let (_, body) = up.get("/metrics").unwrap();
+    let exposed: BTreeSet<&str> =
+        body.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let documented: BTreeSet<&str> = include_str!("../docs/operations.md")
+        .lines()
+        .filter(|line| line.starts_with("| `syncline_") || line.starts_with("| `process_"))
+        .filter_map(|line| line.split('`').nth(1))
+        // Those two belong to the services run alone.
+        .filter(|name| !["syncline_producer_paused", "syncline_consumer_paused"].contains(name))
+        .collect();
+    assert_eq!(exposed, documented);
+    assert!(up.stop().success());
+}
