@@ -83,7 +83,7 @@ impl fmt::Display for Comparison {
                 write!(f, "{missing} missing, {extra} too many, {different} different")?;
             }
             if *held > 0 {
-                write!(f, " ({held} without a job's last change, withheld by interactive only)")?;
+                write!(f, "; {held} changed last by a job, which is withheld")?;
             }
             writeln!(f)?;
         }

@@ -49,16 +49,15 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
     let mut service = Service::new("up")?;
     service.start(&config, &Config::load_keyring(config_path.clone(), Arc::default()), Role::Both)?;
     let registry = service.registry.clone();
-    let mut verdict = None;
+    let mut verdict: Option<Result<(), Failure>> = None;
     let watched = async {
-        verdict = Some(watch(&args, desk, registry).await);
+        if let Err(failure) = watch(&args, desk, registry, &mut verdict).await {
+            verdict = Some(Err(failure));
+        }
     };
     service.tasks.run(watched, GRACE).await.map_err(|error| Failure::other(&error))?;
-    match verdict {
-        Some(Ok(())) => Ok(()),
-        Some(Err(failure)) => Err(failure),
-        None => Err(Failure::Other("stopped before source and target were compared".to_owned())),
-    }
+    let stopped = || Err(Failure::Other("stopped before source and target were compared".to_owned()));
+    verdict.unwrap_or_else(stopped)
 }
 
 /// Makes the folder with its configuration and keys; the configuration's path.
@@ -93,8 +92,14 @@ fn prepare(folder: &Path) -> Result<PathBuf, Failure> {
     Ok(marker)
 }
 
-/// Waits for the rows already there, lets the desk work while the view shows the pipeline, then compares.
-async fn watch(args: &DemoArgs, desk: Desk, registry: Registry) -> Result<(), Failure> {
+/// Waits for the rows already there, lets the desk work while the view shows the pipeline, then compares. The verdict
+/// stands before the demo goes on for ever, so that ending it then is no failure.
+async fn watch(
+    args: &DemoArgs,
+    desk: Desk,
+    registry: Registry,
+    verdict: &mut Option<Result<(), Failure>>,
+) -> Result<(), Failure> {
     let mut view = View::new(registry, std::io::stdout().is_terminal());
     let (desk, copied) = settle(desk, &mut view).await?;
     if !copied.holds() {
@@ -115,10 +120,12 @@ async fn watch(args: &DemoArgs, desk: Desk, registry: Registry) -> Result<(), Fa
     let (_, comparison) = settle(desk, &mut view).await?;
     view.finish();
     print!("{comparison}");
-    println!("{}", next_steps(&args.folder, args.forever));
+    let program = std::env::args().next().unwrap_or_else(|| "syncline".to_owned());
+    println!("{}", next_steps(&program, &args.folder, args.forever));
     if !comparison.holds() {
         return Err(Failure::Other("source and target differ".to_owned()));
     }
+    *verdict = Some(Ok(()));
     if !args.forever {
         return Ok(());
     }
@@ -151,20 +158,25 @@ fn done<T>(result: Result<rusqlite::Result<T>, tokio::task::JoinError>) -> Resul
     }
 }
 
-fn next_steps(folder: &Path, forever: bool) -> String {
+/// Where everything lies, and what to try next; `program` is how this one was started.
+fn next_steps(program: &str, folder: &Path, forever: bool) -> String {
     let folder = folder.display();
-    let first =
-        format!("\nSource {folder}/servicedesk.db   target {folder}/crm.db   configuration {folder}/syncline.toml\n");
-    let change = format!(
-        "sqlite3 {folder}/servicedesk.db \"UPDATE incident SET short_description = 'hello', sys_updated_by = 'you' WHERE number = 'INC0000042'\"\n  sqlite3 {folder}/crm.db \"SELECT subject FROM support_case WHERE case_number = 'INC0000042'\""
-    );
+    let mut text = format!("\nSource         {folder}/servicedesk.db\nTarget         {folder}/crm.db\n");
+    text.push_str(&format!("Configuration  {folder}/syncline.toml\n\n"));
     if forever {
-        format!("{first}\nStill running; Ctrl-C ends it. In another terminal, with any SQLite client:\n  {change}\n")
+        text.push_str("Still running; Ctrl-C ends it. In another terminal, with any SQLite client:\n");
     } else {
-        format!(
-            "{first}\nNext:\n  syncline demo --forever        keep it running, then, with any SQLite client:\n  {change}\n  syncline --config {folder}/syncline.toml share list\n  syncline --config {folder}/syncline.toml queue status"
-        )
+        text.push_str(&format!(
+            "Next:\n  {program} --config {folder}/syncline.toml share list\n  {program} --config {folder}/syncline.toml queue status\n  \
+             {program} demo --forever      and then, with any SQLite client:\n"
+        ));
     }
+    text.push_str(&format!(
+        "  sqlite3 {folder}/servicedesk.db \"UPDATE incident SET short_description = 'hello', \\\n      \
+         sys_updated_by = 'you' WHERE number = 'INC0000042'\"\n  \
+         sqlite3 {folder}/crm.db \"SELECT subject FROM support_case WHERE case_number = 'INC0000042'\"\n"
+    ));
+    text
 }
 
 /// Tells the desk to stop when the demo ends, however it does.

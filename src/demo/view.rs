@@ -18,11 +18,13 @@ pub(super) struct View {
     terminal: bool,
     drawn: usize,
     last_line: Option<Instant>,
+    /// What the last plain lines said, so that nothing is said twice.
+    last_seen: f64,
 }
 
 impl View {
     pub(super) const fn new(registry: Registry, terminal: bool) -> Self {
-        Self { registry, terminal, drawn: 0, last_line: None }
+        Self { registry, terminal, drawn: 0, last_line: None, last_seen: -1.0 }
     }
 
     /// Shows the numbers as they are now.
@@ -43,6 +45,12 @@ impl View {
 
     fn print(&mut self) {
         let families = self.registry.gather();
+        let seen: f64 =
+            SHARES.iter().map(|share| Numbers::of(share, &families)).map(|all| all.read + all.applied).sum();
+        if !self.terminal && seen <= self.last_seen {
+            return;
+        }
+        self.last_seen = seen;
         let lines = if self.terminal { table(&families) } else { plain(&families) };
         let mut out = String::new();
         if self.drawn > 0 && self.terminal {
@@ -99,7 +107,7 @@ impl Numbers {
 fn table(families: &[MetricFamily]) -> Vec<String> {
     let mut lines = vec![format!(
         "{:10} {:>8} {:>8} {:>26} {:>11} {:>8} {:>9}",
-        "SHARE", "READ", "SHARED", "WITHHELD", "SEALED", "APPLIED", "NEWEST"
+        "SHARE", "READ", "SHARED", "WITHHELD", "SEALED", "APPLIED", "AGE"
     )];
     lines.extend(SHARES.iter().map(|share| {
         let numbers = Numbers::of(share, families);
