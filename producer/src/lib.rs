@@ -6,6 +6,7 @@ pub mod batch;
 pub mod checkpoint;
 pub mod config;
 pub mod metrics;
+mod offer;
 pub mod outlet;
 pub mod pipeline;
 pub mod publish;

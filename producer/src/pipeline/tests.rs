@@ -13,14 +13,14 @@ use syncline_shared::queue::{
     Confirm, DeadLetter, PublishError, Publisher, QueueError, QueueStatus, Reason, Settlement, SharedQueue,
     SubscribeOptions, Subscriber as _,
 };
-use syncline_shared::record::{Action, Columns, Record, Value, Version, read_lines};
+use syncline_shared::record::{Action, Columns, Record, Row, Value, Version, read_lines};
 use syncline_shared::seal::{Keyring, OpenLimits, Seal, open};
 
 use super::*;
 use crate::outlet::Outlet;
 use crate::share::{Initial, Share, ShareConfig, Withheld};
 use crate::source::memory::MemorySource;
-use crate::source::{Session, SourceError};
+use crate::source::{Change, Session, SourceError};
 
 /// A broker whose publishers fail as scripted: one outcome per message, then none.
 #[derive(Clone, Default)]
@@ -215,6 +215,15 @@ async fn the_position_moves_when_everything_is_confirmed_or_withheld() {
     let share = scene.metrics.share("incidents");
     assert_eq!((scene.arrived().await.len(), share.withheld(Withheld::Filter).get()), (40, 20));
     assert!(scene.source.is_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_position_moves_past_what_is_withheld_without_anything_to_confirm() {
+    let mut scene = Scene::new();
+    scene.filter = Some("priority>100");
+    scene.source.push((1..=60).map(|version| change(version % 7, version, "x")));
+    scene.run_until("committed", async || scene.source.committed() == 60).await;
+    assert!(scene.arrived().await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
