@@ -1,5 +1,7 @@
 //! The configuration as a whole: every table, and how they refer to each other.
 
+mod validate;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -73,8 +75,8 @@ impl Config {
         if !document.has("queue") {
             document.problem("queue", "the broker is needed: write [queue] with type = \"rabbitmq\" or \"embedded\"");
         }
-        let queue = document.tagged::<QueueConfig>("queue");
         let config = PartialConfig {
+            queue: document.tagged("queue"),
             keyring: keyring(&mut document),
             shared_queues: SharedQueueConfig::read_all(&mut document),
             producer: document.table("producer").unwrap_or_default(),
@@ -86,8 +88,17 @@ impl Config {
         };
         config.validate(&mut document, role);
         document.finish(&TABLES)?;
-        let PartialConfig { keyring, shared_queues, producer, sources, shares, consumer, targets, subscriptions } =
-            config;
+        let PartialConfig {
+            queue,
+            keyring,
+            shared_queues,
+            producer,
+            sources,
+            shares,
+            consumer,
+            targets,
+            subscriptions,
+        } = config;
         let Some(queue) = queue else { unreachable!("its absence or its fault was reported") };
         Ok(Self { queue, keyring, shared_queues, producer, sources, shares, consumer, targets, subscriptions })
     }
@@ -117,6 +128,7 @@ impl Config {
 
 /// Tables that were read, not yet checked against each other.
 struct PartialConfig {
+    queue: Option<QueueConfig>,
     keyring: Keyring,
     shared_queues: BTreeMap<String, SharedQueue>,
     producer: ProducerConfig,
@@ -125,63 +137,6 @@ struct PartialConfig {
     consumer: ConsumerConfig,
     targets: BTreeMap<String, TargetConfig>,
     subscriptions: BTreeMap<String, SubscriptionConfig>,
-}
-
-impl PartialConfig {
-    fn validate(&self, document: &mut Document<'_>, role: Role) {
-        for (key, problem) in self.producer.validate() {
-            document.problem(&format!("producer.{key}"), problem);
-        }
-        for (name, share) in &self.shares {
-            let path = format!("share.{name}");
-            for (field, problem) in share.validate() {
-                document.problem(&format!("{path}.{field}"), problem);
-            }
-            refer(document, &format!("{path}.source"), "source", &share.source, self.sources.keys());
-            refer(document, &format!("{path}.queue"), "shared_queue", &share.queue, self.shared_queues.keys());
-            if let Some(key) = &share.key
-                && self.keyring.get(key).is_none()
-            {
-                document.problem(&format!("{path}.key"), format!("there is no usable [key.\"{key}\"]"));
-            }
-        }
-        let mut taken: BTreeMap<&str, &str> = BTreeMap::new();
-        for (name, subscription) in &self.subscriptions {
-            let path = format!("subscription.{name}");
-            for (field, problem) in subscription.validate() {
-                document.problem(&format!("{path}.{field}"), problem);
-            }
-            refer(document, &format!("{path}.queue"), "shared_queue", &subscription.queue, self.shared_queues.keys());
-            refer(document, &format!("{path}.target"), "target", &subscription.target, self.targets.keys());
-            if let Some(other) = taken.insert(&subscription.queue, name) {
-                let text = format!("subscription {other} reads the same queue; a shared queue has one subscription");
-                document.problem(&format!("{path}.queue"), text);
-            }
-        }
-        if matches!(role, Role::Producer | Role::Both) && self.shares.is_empty() {
-            document.problem("share", "nothing is shared: write [share.NAME]");
-        }
-        if matches!(role, Role::Consumer | Role::Both) && self.subscriptions.is_empty() {
-            document.problem("subscription", "nothing is applied: write [subscription.NAME]");
-        }
-    }
-}
-
-/// Reports a name that nothing has.
-fn refer<'a>(
-    document: &mut Document<'_>,
-    path: &str,
-    table: &str,
-    name: &str,
-    known: impl Iterator<Item = &'a String> + Clone,
-) {
-    if known.clone().any(|one| one == name) {
-        return;
-    }
-    let known: Vec<_> = known.map(String::as_str).collect();
-    let accepted =
-        if known.is_empty() { "there is none".to_owned() } else { format!("accepted: {}", known.join(", ")) };
-    document.problem(path, format!("there is no [{table}.{name}]; {accepted}"));
 }
 
 /// Compiles a share; its problems were reported when the configuration was read.

@@ -24,9 +24,7 @@ pub(crate) trait OnBroker {
 /// Runs a job on the configured broker.
 pub(crate) async fn on_broker<J: OnBroker>(job: J, config: &Config) -> Result<J::Output, Failure> {
     match &config.queue {
-        QueueConfig::Rabbitmq(queue) => {
-            job.run(RabbitMq::new(queue.clone()).map_err(|error| Failure::other(&error))?, config).await
-        }
+        QueueConfig::Rabbitmq(queue) => job.run(RabbitMq::new(queue.clone()), config).await,
         QueueConfig::Embedded(queue) => job.run(Embedded::new(queue), config).await,
     }
 }

@@ -80,7 +80,7 @@ impl Service {
     pub(crate) fn start(&mut self, config: &Config, load_keyring: &LoadKeyring, role: Role) -> Result<(), Failure> {
         match &config.queue {
             QueueConfig::Rabbitmq(queue) => {
-                let broker = RabbitMq::new(queue.clone()).map_err(|error| Failure::other(&error))?;
+                let broker = RabbitMq::new(queue.clone());
                 self.start_on(&broker, config, load_keyring, role)
             }
             QueueConfig::Embedded(queue) => {

@@ -45,6 +45,48 @@ fn every_mistake_of_a_configuration_is_told_at_once_and_is_78() {
 }
 
 #[test]
+fn settings_no_system_could_work_with_are_78_before_any_connection() {
+    let folder = Folder::create();
+    let config = format!(
+        "[queue]\ntype = \"rabbitmq\"\nurl = \"http://rabbit\"\nheartbeat_s = 0\nmessage_bytes_max = 1000000\n{}\n\
+         [source.desk]\ntype = \"sqlite\"\npath = \"\"\n\
+         [source.sales]\ntype = \"postgres\"\nurl = \"x\"\nheartbeat_interval_ms = 1\n\
+         [share.one]\nsource = \"desk\"\ntable = \"incident\"\nqueue = \"crm\"\nkey = \"aes\"\n\
+         [share.two]\nsource = \"desk\"\ntable = \"incident\"\nqueue = \"crm\"\nkey = \"aes\"\ninteractive_only = false\n\
+         [target.crm]\ntype = \"postgres\"\nurl = \"postgres://u@127.0.0.1:1/x\"\npassword = \"horse\"\n\
+         password_file = \"nowhere\"\nstatement_timeout_ms = 0\n\
+         [subscription.crm]\nqueue = \"crm\"\ntarget = \"crm\"\nprefetch = 0\n\
+         [subscription.crm.table.incident]\ncolumns = {{ short_description = \"subject\", title = \"subject\" }}\n",
+        common(&folder)
+    );
+    folder.write("syncline.toml", &config);
+    for command in ["check", "producer", "consumer", "up"] {
+        let output = syncline(folder.path(), &[command]);
+        let problems = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{command}: {problems}");
+        let (producer, consumer) = (command != "consumer", command != "producer");
+        for (told, expected) in [
+            (true, "syncline.toml:3: queue.url: "),
+            (true, "syncline.toml:4: queue.heartbeat_s: "),
+            (producer, "producer.publish.record_bytes_max: 8388608 bytes may take"),
+            (producer, "source.desk.path: "),
+            (producer, "source.sales.url: "),
+            (producer, "source.sales.heartbeat_interval_ms: "),
+            (producer, "share.one.interactive_only: is true (the default), but source desk cannot tell"),
+            (producer, "share.two.queue: share one sends table incident to the same shared queue"),
+            (consumer, "target.crm.password_file: stands beside password"),
+            (consumer, "target.crm.statement_timeout_ms: "),
+            (consumer, "target.crm.lock_timeout_ms: "),
+            (consumer, "subscription.crm.prefetch: "),
+            (consumer, "subscription.crm.table.incident.columns.title: goes into subject, as column short_description"),
+        ] {
+            assert_eq!(problems.contains(expected), told, "{command}, {expected}:\n{problems}");
+        }
+        assert!(!problems.contains("horse"), "a password is shown: {problems}");
+    }
+}
+
+#[test]
 fn a_missing_configuration_says_what_to_do() {
     let folder = Folder::create();
     let output = syncline(folder.path(), &["producer"]);

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use syncline_shared::config::FieldProblem;
 use syncline_shared::record::Action;
 
 /// 256 KiB of lines are about 35 KiB compressed: far from the broker's limit, and about 3 ms of TripleDES.
@@ -54,7 +55,7 @@ impl Default for BatchConfig {
 impl BatchConfig {
     /// Every value out of its range: the field, and what is wrong and accepted.
     #[must_use]
-    pub fn validate(&self) -> Vec<(&'static str, String)> {
+    pub fn validate(&self) -> Vec<FieldProblem> {
         let mut problems = Vec::new();
         if !(1024..=8 * 1024 * 1024).contains(&self.batch_bytes_max) {
             problems.push(("batch_bytes_max", format!("{} is out of range; 1024 to 8388608", self.batch_bytes_max)));

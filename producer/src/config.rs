@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use serde::Deserialize;
-use syncline_shared::config::{Section, Tagged};
+use syncline_shared::config::{FieldProblem, Section, Tagged};
 
 use crate::batch::BatchConfig;
 use crate::publish::PublishConfig;
@@ -36,16 +36,6 @@ impl Default for ProducerConfig {
     }
 }
 
-impl ProducerConfig {
-    /// Every value out of its range: the key's path below `producer`, and what is wrong and accepted.
-    #[must_use]
-    pub fn validate(&self) -> Vec<(String, String)> {
-        let batch = self.batch.validate().into_iter().map(|(key, problem)| (format!("batch.{key}"), problem));
-        let publish = self.publish.validate().into_iter().map(|(key, problem)| (format!("publish.{key}"), problem));
-        batch.chain(publish).collect()
-    }
-}
-
 /// `[source.NAME]`: a system changes are read from.
 #[derive(Clone, Debug)]
 pub enum SourceConfig {
@@ -53,6 +43,27 @@ pub enum SourceConfig {
     Postgres(PostgresSourceConfig),
     /// An SQLite file, by triggers.
     Sqlite(SqliteSourceConfig),
+}
+
+impl SourceConfig {
+    /// Everything wrong with the settings of the source of this name.
+    #[must_use]
+    pub fn validate(&self, name: &str) -> Vec<FieldProblem> {
+        match self {
+            Self::Postgres(source) => source.validate(name),
+            Self::Sqlite(source) => source.validate(),
+        }
+    }
+
+    /// Whether the source can tell who made a change.
+    #[must_use]
+    pub const fn tells_sessions(&self) -> bool {
+        match self {
+            // A session message may stand in any transaction.
+            Self::Postgres(_) => true,
+            Self::Sqlite(source) => source.session.is_some(),
+        }
+    }
 }
 
 impl Tagged for SourceConfig {

@@ -11,7 +11,7 @@ use tokio_postgres::{Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::class::Class;
-use crate::config::Secret;
+use crate::config::{FieldProblem, Secret};
 use crate::tls::{TlsConfig, TlsError};
 
 /// The prefix of the logical message a target writes at the start of each of its transactions, so that a source of the
@@ -78,7 +78,7 @@ impl PostgresAddress {
     /// Host, port and database for messages: never the password.
     #[must_use]
     pub fn display(&self) -> String {
-        let Ok(config) = Config::from_str(&self.url) else { return "an invalid url".to_owned() };
+        let Ok(config) = self.parse() else { return "an invalid url".to_owned() };
         let host = match config.get_hosts().first() {
             Some(Host::Tcp(host)) => host.clone(),
             #[cfg(unix)]
@@ -90,6 +90,26 @@ impl PostgresAddress {
         format!("{host}:{port}/{database}")
     }
 
+    /// Parses the url, without the password of the other keys.
+    ///
+    /// # Errors
+    /// [`ConnectError::Url`], systemic.
+    pub fn parse(&self) -> Result<Config, ConnectError> {
+        Config::from_str(&self.url).map_err(|_| ConnectError::Url)
+    }
+
+    /// Everything wrong with these settings.
+    #[must_use]
+    pub fn validate(&self) -> Vec<FieldProblem> {
+        let mut problems: Vec<FieldProblem> = Vec::new();
+        if self.parse().is_err() {
+            problems.push(("url", "is no address of PostgreSQL; postgres://user@host:port/database".to_owned()));
+        }
+        problems.extend(Secret::validate_password(self.password.as_ref(), self.password_file.as_deref()));
+        problems.extend(self.tls.validate());
+        problems
+    }
+
     /// Parses the address and reads password and certificates.
     ///
     /// TLS with verification is on unless the host is a loopback address or a Unix socket, or the URL says
@@ -98,7 +118,7 @@ impl PostgresAddress {
     /// # Errors
     /// [`ConnectError`], systemic.
     pub fn plan(&self) -> Result<ConnectPlan, ConnectError> {
-        let mut config = Config::from_str(&self.url).map_err(|_| ConnectError::Url)?;
+        let mut config = self.parse()?;
         let password = Secret::resolve(self.password.as_ref(), self.password_file.as_deref());
         if let Some(password) = password.map_err(ConnectError::Password)? {
             config.password(password.expose());

@@ -9,6 +9,8 @@ use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::config::FieldProblem;
+
 /// Certificates of a connection. Without any, the system's authorities are trusted and no client certificate is shown.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields, default)]
@@ -25,7 +27,7 @@ pub struct TlsConfig {
 #[derive(Debug, Error)]
 pub enum TlsError {
     /// A PEM file cannot be read or holds nothing of use.
-    #[error("cannot read certificates from {path:?}: {problem}")]
+    #[error("cannot read {path:?}: {problem}")]
     Pem {
         /// The file.
         path: PathBuf,
@@ -44,6 +46,33 @@ pub enum TlsError {
 }
 
 impl TlsConfig {
+    /// Everything wrong with these files, as fields of `tls`.
+    #[must_use]
+    pub fn validate(&self) -> Vec<FieldProblem> {
+        let mut problems: Vec<FieldProblem> = Vec::new();
+        match (&self.cert_file, &self.key_file) {
+            (Some(_), None) => problems.push(("tls.cert_file", "stands alone; it needs key_file".to_owned())),
+            (None, Some(_)) => problems.push(("tls.key_file", "stands alone; it needs cert_file".to_owned())),
+            (None, None) | (Some(_), Some(_)) => {}
+        }
+        for (field, path) in [("tls.ca_file", &self.ca_file), ("tls.cert_file", &self.cert_file)] {
+            let Some(path) = path else { continue };
+            match certificates(path) {
+                Ok(found) if found.is_empty() => {
+                    problems.push((field, "holds no certificate; a PEM file with one or more".to_owned()));
+                }
+                Ok(_) => {}
+                Err(error) => problems.push((field, format!("{error}; a PEM file of certificates"))),
+            }
+        }
+        if let Some(path) = &self.key_file
+            && let Err(error) = private_key(path)
+        {
+            problems.push(("tls.key_file", format!("{error}; a PEM file of a private key")));
+        }
+        problems
+    }
+
     /// Builds a client configuration that verifies the server's certificate and name.
     ///
     /// Files are read anew on every call, so that renewed certificates are used on the next connection.
@@ -74,11 +103,9 @@ impl TlsConfig {
             .with_root_certificates(roots);
         match (&self.cert_file, &self.key_file) {
             (None, None) => Ok(builder.with_no_client_auth()),
-            (Some(cert), Some(key)) => {
-                let key = PrivateKeyDer::from_pem_file(key)
-                    .map_err(|cause| TlsError::Pem { path: key.clone(), problem: cause.to_string() })?;
-                builder.with_client_auth_cert(certificates(cert)?, key).map_err(|cause| client(cause.to_string()))
-            }
+            (Some(cert), Some(key)) => builder
+                .with_client_auth_cert(certificates(cert)?, private_key(key)?)
+                .map_err(|cause| client(cause.to_string())),
             (Some(_), None) | (None, Some(_)) => Err(client("cert_file and key_file belong together".to_owned())),
         }
     }
@@ -90,4 +117,28 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         .map_err(|cause| pem(cause.to_string()))?
         .collect::<Result<_, _>>()
         .map_err(|cause| pem(cause.to_string()))
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_file(path)
+        .map_err(|cause| TlsError::Pem { path: path.to_owned(), problem: cause.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_that_cannot_be_used_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let empty = folder.path().join("empty.pem");
+        std::fs::write(&empty, "").expect("a file");
+        let fields = |tls: TlsConfig| tls.validate().into_iter().map(|(field, _)| field).collect::<Vec<_>>();
+        assert_eq!(fields(TlsConfig::default()), Vec::<&str>::new());
+        let absent = Some(folder.path().join("absent.pem"));
+        let tls = TlsConfig { ca_file: Some(empty), cert_file: absent.clone(), key_file: absent.clone() };
+        assert_eq!(fields(tls), ["tls.ca_file", "tls.cert_file", "tls.key_file"]);
+        let alone = TlsConfig { key_file: absent, ..TlsConfig::default() };
+        assert_eq!(fields(alone), ["tls.key_file", "tls.key_file"]);
+    }
 }

@@ -1,6 +1,7 @@
 //! The configuration of a share, `[share.<name>]`.
 
 use serde::Deserialize;
+use syncline_shared::config::FieldProblem;
 use syncline_shared::record::Action;
 use syncline_shared::seal::Cipher;
 
@@ -92,9 +93,6 @@ pub enum SealWith {
     Base64,
 }
 
-/// One thing wrong with a share: the field, and what is wrong and what is accepted.
-pub type Problem = (&'static str, String);
-
 fn every_action() -> Vec<ShareOn> {
     vec![ShareOn::Insert, ShareOn::Update, ShareOn::Delete]
 }
@@ -106,12 +104,13 @@ const fn yes() -> bool {
 impl ShareConfig {
     /// Everything wrong with the share by itself; empty when it can be compiled.
     #[must_use]
-    pub fn validate(&self) -> Vec<Problem> {
-        let mut problems: Vec<Problem> = [("source", &self.source), ("table", &self.table), ("queue", &self.queue)]
-            .into_iter()
-            .filter(|(_, name)| name.is_empty())
-            .map(|(field, _)| (field, "is empty; a name is needed".to_owned()))
-            .collect();
+    pub fn validate(&self) -> Vec<FieldProblem> {
+        let mut problems: Vec<FieldProblem> =
+            [("source", &self.source), ("table", &self.table), ("queue", &self.queue)]
+                .into_iter()
+                .filter(|(_, name)| name.is_empty())
+                .map(|(field, _)| (field, "is empty; a name is needed".to_owned()))
+                .collect();
         problems.extend(self.seal_with().err());
         if self.on.is_empty() {
             problems.push(("on", "is empty, so nothing would ever leave; any of insert, update, delete".to_owned()));
@@ -136,7 +135,7 @@ impl ShareConfig {
     ///
     /// # Errors
     /// The problem, when `key` and `cipher` do not say it.
-    pub fn seal_with(&self) -> Result<SealWith, Problem> {
+    pub fn seal_with(&self) -> Result<SealWith, FieldProblem> {
         match (self.key.as_deref(), self.cipher.as_deref()) {
             (Some(_), Some(_)) => {
                 Err(("cipher", "stands beside key; the key names its cipher, so leave it out".to_owned()))
@@ -156,7 +155,7 @@ impl ShareConfig {
         }
     }
 
-    pub(super) fn parse_filter(&self) -> Result<Option<Filter>, Problem> {
+    pub(super) fn parse_filter(&self) -> Result<Option<Filter>, FieldProblem> {
         self.filter
             .as_deref()
             .map(str::parse)

@@ -8,12 +8,13 @@ mod columns;
 mod config;
 pub mod filter;
 
-pub use config::{Initial, Problem, SealWith, ShareConfig, ShareOn};
+pub use config::{Initial, SealWith, ShareConfig, ShareOn};
 pub use filter::{Filter, FilterError};
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use syncline_shared::config::FieldProblem;
 use syncline_shared::record::{Action, Row};
 
 use crate::source::Change;
@@ -97,7 +98,7 @@ impl Share {
     ///
     /// # Errors
     /// Everything [`ShareConfig::validate`] reports.
-    pub fn compile(name: impl Into<Arc<str>>, config: &ShareConfig) -> Result<Self, Vec<Problem>> {
+    pub fn compile(name: impl Into<Arc<str>>, config: &ShareConfig) -> Result<Self, Vec<FieldProblem>> {
         let problems = config.validate();
         if !problems.is_empty() {
             return Err(problems);

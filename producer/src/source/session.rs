@@ -3,6 +3,7 @@
 //! Knows nothing of any particular source. Cannot fail: a record without the column was changed by nobody in person.
 
 use serde::Deserialize;
+use syncline_shared::config::FieldProblem;
 use syncline_shared::record::{Row, Value};
 
 use super::Session;
@@ -19,6 +20,13 @@ pub struct SessionRule {
 }
 
 impl SessionRule {
+    /// What is wrong with the rule, as a field of its source.
+    #[must_use]
+    pub fn validate(&self) -> Option<FieldProblem> {
+        let empty = || ("session.user_column", "is empty; the column that names who changed a record".to_owned());
+        self.user_column.is_empty().then(empty)
+    }
+
     /// The session of a change that left this row (for a delete: that removed it).
     ///
     /// Interactive when the column names a user that no background pattern matches.

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use super::{Problem, Problems};
+use super::{FieldProblem, Problem, Problems};
 
 /// A parsed file. Take the tables out of it, report what is wrong with them, then [`Document::finish`].
 pub struct Document<'t> {
@@ -97,6 +97,13 @@ impl<'t> Document<'t> {
             }
         };
         self.problems.insert(Problem { line, path: path.to_owned(), text: text.into() });
+    }
+
+    /// Adds what the settings of the table at this path say is wrong with them.
+    pub fn report(&mut self, path: &str, problems: impl IntoIterator<Item = FieldProblem>) {
+        for (field, text) in problems {
+            self.problem(&format!("{path}.{field}"), text);
+        }
     }
 
     /// Takes the table `[name]`; `None` when it is absent or unfit.

@@ -8,6 +8,6 @@ mod queue;
 mod secret;
 
 pub use document::{Document, Section, Tagged};
-pub use problem::{Problem, Problems};
+pub use problem::{FieldProblem, Problem, Problems};
 pub use queue::{KeyConfig, QueueConfig, SharedQueueConfig, keyring};
 pub use secret::Secret;

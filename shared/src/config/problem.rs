@@ -2,6 +2,12 @@
 
 use std::fmt;
 
+/// One setting that cannot be used: its key below its own table, and what is wrong; what is accepted.
+///
+/// What the `validate` of every configuration struct returns, all of them at once. Opens no connection, but reads the
+/// files that are named for passwords and certificates.
+pub type FieldProblem = (&'static str, String);
+
 /// One problem: where, what, and what is accepted instead.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {

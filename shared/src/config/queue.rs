@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{Document, Secret, Section, Tagged};
+use super::{Document, FieldProblem, Secret, Section, Tagged};
 use crate::queue::SharedQueue;
 use crate::queue::embedded::EmbeddedConfig;
 use crate::queue::rabbitmq::RabbitmqConfig;
@@ -30,6 +30,17 @@ impl Tagged for QueueConfig {
         match kind {
             "rabbitmq" => section.read().map(Self::Rabbitmq),
             _ => section.read().map(Self::Embedded),
+        }
+    }
+}
+
+impl QueueConfig {
+    /// Everything wrong with these settings.
+    #[must_use]
+    pub fn validate(&self) -> Vec<FieldProblem> {
+        match self {
+            Self::Rabbitmq(queue) => queue.validate(),
+            Self::Embedded(queue) => queue.validate(),
         }
     }
 }

@@ -6,6 +6,8 @@ use std::path::Path;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use super::FieldProblem;
+
 /// A password, key or token. `Debug` shows nothing, there is no `Display` and no `Serialize`.
 #[derive(Clone, Deserialize, PartialEq, Eq)]
 #[serde(transparent)]
@@ -44,6 +46,17 @@ impl Secret {
             (Some(secret), _) => Ok(Some(secret.clone())),
             (None, Some(path)) => Self::read(path).map(Some),
             (None, None) => Ok(None),
+        }
+    }
+
+    /// What is wrong with the pair `password` and `password_file`.
+    #[must_use]
+    pub fn validate_password(inline: Option<&Self>, file: Option<&Path>) -> Option<FieldProblem> {
+        let field = "password_file";
+        match (inline, file) {
+            (Some(_), Some(_)) => Some((field, "stands beside password; keep one of the two".to_owned())),
+            (None, Some(path)) => Self::read(path).err().map(|error| (field, format!("cannot be read: {error}"))),
+            (Some(_) | None, None) => None,
         }
     }
 }

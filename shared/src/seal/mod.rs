@@ -121,6 +121,17 @@ pub fn seal(seal: &Seal, route: Route, ndjson: &[u8]) -> Result<Envelope, SealEr
     Ok(seal_packed(seal, route, encoding, &packed, &Fresh::new()?))
 }
 
+/// The largest body that sealing this many bytes of plaintext can give, whatever they are and whatever they are sealed
+/// with: Base64 of what does not compress.
+#[must_use]
+pub fn sealed_bytes_max(plain_bytes: usize) -> usize {
+    let packed = zstd::zstd_safe::compress_bound(plain_bytes);
+    let encoded = packed.div_ceil(3).saturating_mul(4);
+    // A block of iv, a block of padding, and the MAC.
+    let encrypted = packed.saturating_add(16 + 16 + MAC_BYTES);
+    encoded.max(encrypted)
+}
+
 /// What is new in every sealing: under one key, no iv may serve twice.
 struct Fresh {
     /// Unpredictable; a cipher takes as many bytes of it as its block has.

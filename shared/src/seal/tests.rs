@@ -52,6 +52,18 @@ fn keyed() -> impl Strategy<Value = Cipher> {
     prop::sample::select(KEYED.as_slice())
 }
 
+#[test]
+fn no_body_is_larger_than_its_bound() {
+    for bytes in [0, 1, COMPRESS_BYTES_MIN, 100_000, 1 << 20] {
+        let mut plain = vec![0; bytes];
+        getrandom::fill(&mut plain).unwrap();
+        for cipher in Cipher::ALL {
+            let body = seal(&with(cipher).0, route(), &plain).unwrap().body;
+            assert!(body.len() <= sealed_bytes_max(bytes), "{cipher}: {bytes} bytes became {}", body.len());
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn what_was_sealed_opens_as_it_was(

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
+use syncline_shared::config::FieldProblem;
 
 /// A call's transaction takes some ten milliseconds, so even the last of many partitions gets its turn well before.
 const DEFAULT_BUSY_TIMEOUT_MS: u32 = 5_000;
@@ -35,6 +36,13 @@ pub enum SchemaMode {
 }
 
 impl SqliteTargetConfig {
+    /// Everything wrong with these settings.
+    #[must_use]
+    pub fn validate(&self) -> Vec<FieldProblem> {
+        let empty = || ("path", "is empty; the path of a file".to_owned());
+        self.path.as_os_str().is_empty().then(empty).into_iter().collect()
+    }
+
     /// The file, for messages.
     pub(super) fn address(&self) -> String {
         self.path.display().to_string()

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
-use syncline_shared::config::Secret;
+use syncline_shared::config::{FieldProblem, Secret};
 use syncline_shared::postgres::PostgresAddress;
 use syncline_shared::tls::TlsConfig;
 
@@ -12,6 +12,9 @@ use crate::source::SessionRule;
 
 /// An idle database gives its log free this often; rare enough to cost nothing.
 const DEFAULT_HEARTBEAT_INTERVAL_MS: u64 = 10_000;
+
+/// Each heartbeat writes a record to the log of somebody else's database.
+const HEARTBEAT_INTERVAL_MS_MIN: u64 = 100;
 
 /// The limit of PostgreSQL for the names of slots and publications.
 const NAME_BYTES_MAX: usize = 63;
@@ -51,29 +54,31 @@ const fn default_heartbeat_interval_ms() -> u64 {
 }
 
 impl PostgresSourceConfig {
-    /// Everything wrong with these settings, each as `field: what is wrong; what is accepted`. Opens no connection.
+    /// Everything wrong with these settings of the source of this name.
     #[must_use]
-    pub fn problems(&self, source: &str) -> Vec<String> {
-        let mut problems = Vec::new();
-        match self.address().plan() {
-            Ok(plan) if plan.config.get_hosts().len() > 1 => {
-                problems.push("url: several hosts; accepted is one, the primary".to_owned());
+    pub fn validate(&self, source: &str) -> Vec<FieldProblem> {
+        let address = self.address();
+        let mut problems = address.validate();
+        if let Ok(parsed) = address.parse() {
+            if parsed.get_hosts().len() > 1 {
+                problems.push(("url", "names several hosts; one, the primary".to_owned()));
             }
-            Ok(plan) if plan.config.get_user().is_none() => {
-                problems.push("url: no user; accepted is postgres://user@host:port/database".to_owned());
+            if parsed.get_user().is_none() {
+                problems.push(("url", "names no user; postgres://user@host:port/database".to_owned()));
             }
-            Ok(_) => {}
-            Err(problem) => problems.push(format!("url: {problem}")),
         }
         if !is_slot_name(&self.slot_name(source)) {
-            problems.push("slot: no name of a slot; accepted are 63 lowercase letters, digits and _".to_owned());
+            let accepted = "at most 63 lowercase letters, digits and _, no digit first";
+            problems.push(("slot", format!("{:?} is no name of a slot; {accepted}", self.slot_name(source))));
         }
         let publication = self.publication_name(source);
         if publication.is_empty() || publication.len() > NAME_BYTES_MAX {
-            problems.push("publication: no name of a publication; accepted are 1 to 63 bytes".to_owned());
+            problems.push(("publication", format!("{publication:?} is no name of a publication; 1 to 63 bytes")));
         }
-        if self.heartbeat_interval_ms < 100 {
-            problems.push("heartbeat_interval_ms: too often; accepted is 100 or more".to_owned());
+        problems.extend(self.session.as_ref().and_then(SessionRule::validate));
+        if self.heartbeat_interval_ms < HEARTBEAT_INTERVAL_MS_MIN {
+            let (given, accepted) = (self.heartbeat_interval_ms, HEARTBEAT_INTERVAL_MS_MIN);
+            problems.push(("heartbeat_interval_ms", format!("{given} is out of range; {accepted} or more")));
         }
         problems
     }
@@ -124,7 +129,7 @@ mod tests {
     fn names_come_from_the_source_unless_given() {
         let plain = config(r#"{"url":"postgres://u@localhost/db"}"#);
         assert_eq!(plain.slot_name("Service-Desk 2"), "syncline_service_desk_2");
-        assert_eq!(plain.problems("Service-Desk 2"), Vec::<String>::new());
+        assert_eq!(plain.validate("Service-Desk 2"), []);
         let named = config(r#"{"url":"postgres://u@localhost/db","slot":"mine","publication":"Mine"}"#);
         assert_eq!((named.slot_name("x"), named.publication_name("x")), ("mine".to_owned(), "Mine".to_owned()));
     }
@@ -132,11 +137,20 @@ mod tests {
     #[test]
     fn every_problem_is_named_at_once() {
         let bad = config(
-            r#"{"url":"postgres://u@a,b/db?sslmode=disable","slot":"1-X","publication":"","heartbeat_interval_ms":1}"#,
+            r#"{"url":"postgres://u@a,b/db?sslmode=disable","slot":"1-X","publication":"","heartbeat_interval_ms":1,"password":"x",
+                "password_file":"y","tls":{"ca_file":"absent"},"session":{"user_column":""}}"#,
         );
-        let problems = bad.problems("x");
-        let fields: Vec<_> = problems.iter().filter_map(|problem| problem.split(':').next()).collect();
-        assert_eq!(fields, ["url", "slot", "publication", "heartbeat_interval_ms"]);
+        let fields: Vec<_> = bad.validate("x").into_iter().map(|(field, _)| field).collect();
+        let expected = [
+            "password_file",
+            "tls.ca_file",
+            "url",
+            "slot",
+            "publication",
+            "session.user_column",
+            "heartbeat_interval_ms",
+        ];
+        assert_eq!(fields, expected);
     }
 
     #[test]

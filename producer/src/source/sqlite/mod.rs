@@ -28,6 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
+use syncline_shared::config::FieldProblem;
 use tracing::warn;
 
 use self::error::Fault;
@@ -52,6 +53,22 @@ pub struct SqliteSourceConfig {
 
 const fn default_poll_interval_ms() -> u64 {
     DEFAULT_POLL_INTERVAL_MS
+}
+
+impl SqliteSourceConfig {
+    /// Everything wrong with these settings.
+    #[must_use]
+    pub fn validate(&self) -> Vec<FieldProblem> {
+        let mut problems: Vec<FieldProblem> = Vec::new();
+        if self.path.as_os_str().is_empty() {
+            problems.push(("path", "is empty; the path of a file".to_owned()));
+        }
+        problems.extend(self.session.as_ref().and_then(SessionRule::validate));
+        if self.poll_interval_ms == 0 {
+            problems.push(("poll_interval_ms", "0 is out of range; 1 or more".to_owned()));
+        }
+        problems
+    }
 }
 
 /// Where a SQLite source is.

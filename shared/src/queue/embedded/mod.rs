@@ -31,12 +31,16 @@ use super::{
     Broker, DeadLetter, PartitionStatus, PublishError, QueueError, QueueStatus, Settlement, SharedQueue,
     SubscribeOptions,
 };
+use crate::config::FieldProblem;
 use file::File;
 use lease::Leases;
 use thread::{Durability, Thread};
 
 /// One gibibyte: hours of a busy desk while a target is down, and small enough for any disk.
 pub const DEFAULT_BYTES_MAX: u64 = 1 << 30;
+
+/// Room for a few messages at least; with less, publishing would wait for ever.
+const BYTES_MAX_MIN: u64 = 1 << 20;
 
 /// Where the embedded queue is and how large it may become.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -45,13 +49,28 @@ pub struct EmbeddedConfig {
     /// The file; made with its folders when missing. SQLite keeps two more files beside it (`-wal`, `-shm`).
     pub path: PathBuf,
     /// Bytes the file may hold, dead letters included; beyond it publishing is refused and the producer waits until a
-    /// consumer has caught up. Dead letters are still taken. Default 1 GiB.
+    /// consumer has caught up. Dead letters are still taken. At least 1 MiB, default 1 GiB.
     #[serde(default = "default_bytes_max")]
     pub bytes_max: u64,
 }
 
 const fn default_bytes_max() -> u64 {
     DEFAULT_BYTES_MAX
+}
+
+impl EmbeddedConfig {
+    /// Everything wrong with these settings.
+    #[must_use]
+    pub fn validate(&self) -> Vec<FieldProblem> {
+        let mut problems: Vec<FieldProblem> = Vec::new();
+        if self.path.as_os_str().is_empty() {
+            problems.push(("path", "is empty; the path of a file".to_owned()));
+        }
+        if self.bytes_max < BYTES_MAX_MIN {
+            problems.push(("bytes_max", format!("{} is out of range; {BYTES_MAX_MIN} or more", self.bytes_max)));
+        }
+        problems
+    }
 }
 
 /// Shared queues in one SQLite file. Cheap to clone; the last clone, publisher or subscriber to go waits for what is

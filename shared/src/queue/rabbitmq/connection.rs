@@ -28,14 +28,19 @@ const REPLY_SUCCESS: u16 = 200;
 /// must pass all the same.
 pub(super) struct Server {
     pub(super) config: RabbitmqConfig,
-    uri: AMQPUri,
+    /// `None` when the configured url is no address.
+    uri: Option<AMQPUri>,
     address: String,
     shared: Mutex<Option<Connection>>,
 }
 
 impl Server {
-    pub(super) fn new(config: RabbitmqConfig, uri: AMQPUri) -> Self {
-        let address = format!("{}:{}/{}", uri.authority.host, uri.authority.port, uri.vhost);
+    pub(super) fn new(config: RabbitmqConfig) -> Self {
+        let uri = config.uri();
+        let address = uri.as_ref().map_or_else(
+            || "an invalid url".to_owned(),
+            |uri| format!("{}:{}/{}", uri.authority.host, uri.authority.port, uri.vhost),
+        );
         Self { config, uri, address, shared: Mutex::default() }
     }
 
@@ -57,7 +62,7 @@ impl Server {
     /// Connects. The password and certificates are read anew, so that renewed ones are used.
     pub(super) async fn connect(&self, name: &str) -> Result<Connection, QueueError> {
         let config = &self.config;
-        let mut uri = self.uri.clone();
+        let mut uri = self.uri.clone().ok_or_else(|| self.setup("the url is no address of a broker"))?;
         uri.query.heartbeat = Some(config.heartbeat_s);
         let password = Secret::resolve(config.password.as_ref(), config.password_file.as_deref());
         if let Some(password) = password.map_err(|cause| self.setup(cause))? {

@@ -24,11 +24,10 @@ use std::sync::Arc;
 use lapin::types::ShortString;
 use lapin::uri::AMQPUri;
 use serde::Deserialize;
-use thiserror::Error;
 
 use self::connection::Server;
 use super::{Broker, DeadLetter, QueueError, QueueStatus, Settlement, SharedQueue, SubscribeOptions};
-use crate::config::Secret;
+use crate::config::{FieldProblem, Secret};
 use crate::tls::TlsConfig;
 
 /// Long enough for a quorum queue to elect a new leader.
@@ -79,14 +78,6 @@ const fn default_message_bytes_max() -> usize {
     DEFAULT_MESSAGE_BYTES_MAX
 }
 
-/// A configuration that cannot be used.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("{}", problems.join("; "))]
-pub struct RabbitmqConfigError {
-    /// Every problem, as `key: what is wrong; what is accepted`.
-    pub problems: Vec<String>,
-}
-
 impl RabbitmqConfig {
     /// The server at this url, with defaults for everything else.
     #[must_use]
@@ -102,35 +93,32 @@ impl RabbitmqConfig {
         }
     }
 
-    /// Finds every problem; opens nothing.
-    ///
-    /// # Errors
-    /// [`RabbitmqConfigError`] with all of them.
-    pub fn validate(&self) -> Result<(), RabbitmqConfigError> {
-        self.uri().map(drop)
-    }
-
-    fn uri(&self) -> Result<AMQPUri, RabbitmqConfigError> {
-        // The library takes the host of an IPv6 address for none, and would connect to this machine. Its errors may
-        // quote the url, so they are not shown.
-        let uri = self.url.parse::<AMQPUri>().ok().filter(|_| !self.url.contains('['));
-        let mut problems = Vec::new();
-        if uri.is_none() {
-            problems.push("url: not the address of a broker; amqp:// or amqps://user@host:port/vhost".to_owned());
+    /// Everything wrong with these settings.
+    #[must_use]
+    pub fn validate(&self) -> Vec<FieldProblem> {
+        let mut problems: Vec<FieldProblem> = Vec::new();
+        if self.uri().is_none() {
+            problems.push(("url", "is no address of a broker; amqp:// or amqps://user@host:port/vhost".to_owned()));
         }
-        for (key, is_zero) in [
+        problems.extend(Secret::validate_password(self.password.as_ref(), self.password_file.as_deref()));
+        problems.extend(self.tls.validate());
+        for (field, is_zero) in [
             ("confirm_timeout_ms", self.confirm_timeout_ms == 0),
             ("heartbeat_s", self.heartbeat_s == 0),
             ("message_bytes_max", self.message_bytes_max == 0),
         ] {
             if is_zero {
-                problems.push(format!("{key}: 0 is too small; 1 or more"));
+                problems.push((field, "0 is out of range; 1 or more".to_owned()));
             }
         }
-        match uri {
-            Some(uri) if problems.is_empty() => Ok(uri),
-            Some(_) | None => Err(RabbitmqConfigError { problems }),
-        }
+        problems
+    }
+
+    /// The address, if it is one.
+    fn uri(&self) -> Option<AMQPUri> {
+        // The library takes the host of an IPv6 address for none, and would connect to this machine. Its errors may
+        // quote the url, so they are not shown.
+        self.url.parse().ok().filter(|_| !self.url.contains('['))
     }
 }
 
@@ -155,13 +143,10 @@ pub struct RabbitMq {
 }
 
 impl RabbitMq {
-    /// Takes the configuration; connects with the first call that needs it.
-    ///
-    /// # Errors
-    /// [`RabbitmqConfigError`] with every problem of the configuration.
-    pub fn new(config: RabbitmqConfig) -> Result<Self, RabbitmqConfigError> {
-        let uri = config.uri()?;
-        Ok(Self { server: Arc::new(Server::new(config, uri)) })
+    /// Takes a [valid](RabbitmqConfig::validate) configuration; connects with the first call that needs it.
+    #[must_use]
+    pub fn new(config: RabbitmqConfig) -> Self {
+        Self { server: Arc::new(Server::new(config)) }
     }
 }
 

@@ -1,0 +1,147 @@
+//! What is wrong with a configuration: every table by itself, and how they refer to each other.
+
+use std::collections::BTreeMap;
+
+use syncline_consumer::config::{SubscriptionConfig, TargetConfig};
+use syncline_shared::config::{Document, QueueConfig};
+use syncline_shared::seal::sealed_bytes_max;
+
+use super::{PartialConfig, Role};
+
+impl PartialConfig {
+    /// Reports everything, so that one run tells all there is to mend. Opens no connection.
+    pub(super) fn validate(&self, document: &mut Document<'_>, role: Role) {
+        if let Some(queue) = &self.queue {
+            document.report("queue", queue.validate());
+        }
+        if matches!(role, Role::Producer | Role::Both) {
+            self.validate_producer(document);
+        }
+        if matches!(role, Role::Consumer | Role::Both) {
+            self.validate_consumer(document);
+        }
+    }
+
+    fn validate_producer(&self, document: &mut Document<'_>) {
+        document.report("producer.batch", self.producer.batch.validate());
+        document.report("producer.publish", self.producer.publish.validate());
+        self.validate_message_sizes(document);
+        for (name, source) in &self.sources {
+            document.report(&format!("source.{name}"), source.validate(name));
+        }
+        for (name, share) in &self.shares {
+            let path = format!("share.{name}");
+            document.report(&path, share.validate());
+            refer(document, &format!("{path}.source"), "source", &share.source, self.sources.keys());
+            refer(document, &format!("{path}.queue"), "shared_queue", &share.queue, self.shared_queues.keys());
+            if let Some(key) = &share.key
+                && self.keyring.get(key).is_none()
+            {
+                document.problem(&format!("{path}.key"), format!("there is no usable [key.\"{key}\"]"));
+            }
+            if share.interactive_only && self.sources.get(&share.source).is_some_and(|source| !source.tells_sessions())
+            {
+                let text = format!(
+                    "is true (the default), but source {source} cannot tell persons from jobs, so no change would ever \
+                     leave; set session = {{ user_column = \"..\" }} in [source.{source}], or interactive_only = false",
+                    source = share.source
+                );
+                document.problem(&format!("{path}.interactive_only"), text);
+            }
+        }
+        self.validate_tables_of_shares(document);
+        if self.shares.is_empty() {
+            document.problem("share", "nothing is shared: write [share.NAME]");
+        }
+    }
+
+    /// Every batch must fit a message of the broker, whatever its share seals with.
+    fn validate_message_sizes(&self, document: &mut Document<'_>) {
+        let Some(QueueConfig::Rabbitmq(queue)) = &self.queue else { return };
+        let limits = [
+            ("batch.batch_bytes_max", self.producer.batch.batch_bytes_max),
+            ("publish.record_bytes_max", self.producer.publish.record_bytes_max),
+        ];
+        for (field, plain) in limits {
+            let sealed = sealed_bytes_max(plain);
+            if sealed > queue.message_bytes_max {
+                let text = format!(
+                    "{plain} bytes may take {sealed} once sealed, more than message_bytes_max of [queue] ({}); lower this, \
+                     or raise that",
+                    queue.message_bytes_max
+                );
+                document.problem(&format!("producer.{field}"), text);
+            }
+        }
+    }
+
+    /// Records of two shares of one table have the same keys and versions: where both arrive, a target would take the
+    /// second for a repetition of the first.
+    fn validate_tables_of_shares(&self, document: &mut Document<'_>) {
+        let mut taken = BTreeMap::new();
+        for (name, share) in &self.shares {
+            if let Some(other) = taken.insert((&share.source, &share.table, &share.queue), name) {
+                let text = format!(
+                    "share {other} sends table {} to the same shared queue; a table has one share for each shared queue",
+                    share.table
+                );
+                document.problem(&format!("share.{name}.queue"), text);
+            }
+        }
+    }
+
+    fn validate_consumer(&self, document: &mut Document<'_>) {
+        for (name, target) in &self.targets {
+            let problems = match target {
+                TargetConfig::Postgres(target) => target.validate(),
+                TargetConfig::Sqlite(target) => target.validate(),
+            };
+            document.report(&format!("target.{name}"), problems);
+        }
+        let mut taken: BTreeMap<&str, &str> = BTreeMap::new();
+        for (name, subscription) in &self.subscriptions {
+            let path = format!("subscription.{name}");
+            document.report(&path, subscription.validate());
+            refer(document, &format!("{path}.queue"), "shared_queue", &subscription.queue, self.shared_queues.keys());
+            refer(document, &format!("{path}.target"), "target", &subscription.target, self.targets.keys());
+            if let Some(other) = taken.insert(&subscription.queue, name) {
+                let text = format!("subscription {other} reads the same queue; a shared queue has one subscription");
+                document.problem(&format!("{path}.queue"), text);
+            }
+            validate_columns(document, &path, subscription);
+        }
+        if self.subscriptions.is_empty() {
+            document.problem("subscription", "nothing is applied: write [subscription.NAME]");
+        }
+    }
+}
+
+/// Two columns cannot go into one.
+fn validate_columns(document: &mut Document<'_>, path: &str, subscription: &SubscriptionConfig) {
+    for (table, config) in &subscription.table {
+        let mut taken = BTreeMap::new();
+        for (column, into) in config.columns.iter().flatten() {
+            if let Some(other) = taken.insert(into, column) {
+                let text = format!("goes into {into}, as column {other} does; each column of the target once");
+                document.problem(&format!("{path}.table.{table}.columns.{column}"), text);
+            }
+        }
+    }
+}
+
+/// Reports a name that nothing has.
+fn refer<'a>(
+    document: &mut Document<'_>,
+    path: &str,
+    table: &str,
+    name: &str,
+    known: impl Iterator<Item = &'a String> + Clone,
+) {
+    if known.clone().any(|one| one == name) {
+        return;
+    }
+    let known: Vec<_> = known.map(String::as_str).collect();
+    let accepted =
+        if known.is_empty() { "there is none".to_owned() } else { format!("accepted: {}", known.join(", ")) };
+    document.problem(path, format!("there is no [{table}.{name}]; {accepted}"));
+}
