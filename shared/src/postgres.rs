@@ -1,5 +1,6 @@
 //! Connecting to PostgreSQL, the same way for sources and targets.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr as _;
 use std::time::Duration;
@@ -24,7 +25,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where a PostgreSQL database is and how to log in.
 #[derive(Clone, Debug)]
 pub struct PostgresAddress {
-    /// `postgres://user@host:port/database`; `?sslmode=disable` turns TLS off.
+    /// `postgres://user@host:port/database`; `?sslmode=disable` turns TLS off, `require`, `verify-ca` and `verify-full`
+    /// turn it on for a local server too, always with verification.
     pub url: String,
     /// The password, unless it stands in the file.
     pub password: Option<Secret>,
@@ -79,11 +81,12 @@ impl PostgresAddress {
     #[must_use]
     pub fn display(&self) -> String {
         let Ok(config) = self.parse() else { return "an invalid url".to_owned() };
-        let host = match config.get_hosts().first() {
-            Some(Host::Tcp(host)) => host.clone(),
+        let host = match (config.get_hosts().first(), config.get_hostaddrs().first()) {
+            (Some(Host::Tcp(host)), _) => host.clone(),
             #[cfg(unix)]
-            Some(Host::Unix(path)) => path.display().to_string(),
-            None => "localhost".to_owned(),
+            (Some(Host::Unix(path)), _) => path.display().to_string(),
+            (None, Some(address)) => address.to_string(),
+            (None, None) => "localhost".to_owned(),
         };
         let port = config.get_ports().first().copied().unwrap_or(5432);
         let database = config.get_dbname().or_else(|| config.get_user()).unwrap_or_default();
@@ -95,15 +98,32 @@ impl PostgresAddress {
     /// # Errors
     /// [`ConnectError::Url`], systemic.
     pub fn parse(&self) -> Result<Config, ConnectError> {
-        Config::from_str(&self.url).map_err(|_| ConnectError::Url)
+        // The library does not know these two. There is no unverified TLS here, so they mean what `require` means.
+        let known = |option| match option {
+            "sslmode=verify-full" | "sslmode=verify-ca" => "sslmode=require",
+            other => other,
+        };
+        let url = match self.url.split_once('?') {
+            Some((address, options)) => {
+                format!("{address}?{}", options.split('&').map(known).collect::<Vec<_>>().join("&"))
+            }
+            None => self.url.clone(),
+        };
+        Config::from_str(&url).map_err(|_| ConnectError::Url)
     }
 
     /// Everything wrong with these settings.
     #[must_use]
     pub fn validate(&self) -> Vec<FieldProblem> {
         let mut problems: Vec<FieldProblem> = Vec::new();
-        if self.parse().is_err() {
-            problems.push(("url", "is no address of PostgreSQL; postgres://user@host:port/database".to_owned()));
+        match self.parse() {
+            Ok(parsed) if parsed.get_hosts().is_empty() && parsed.get_hostaddrs().is_empty() => {
+                problems.push(("url", "names no host; postgres://user@host:port/database".to_owned()));
+            }
+            Ok(_) => {}
+            Err(_) => {
+                problems.push(("url", "is no address of PostgreSQL; postgres://user@host:port/database".to_owned()));
+            }
         }
         problems.extend(Secret::validate_password(self.password.as_ref(), self.password_file.as_deref()));
         problems.extend(self.tls.validate());
@@ -124,11 +144,7 @@ impl PostgresAddress {
             config.password(password.expose());
         }
         config.connect_timeout(CONNECT_TIMEOUT).keepalives_idle(Duration::from_secs(30));
-        let local = config.get_hosts().iter().all(|host| match host {
-            Host::Tcp(name) => name == "localhost" || name.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback()),
-            #[cfg(unix)]
-            Host::Unix(_) => true,
-        });
+        let local = is_local(&config);
         let asked = config.get_ssl_mode();
         let off = asked == SslMode::Disable || (local && asked == SslMode::Prefer);
         config.ssl_mode(if off { SslMode::Disable } else { SslMode::Require });
@@ -159,6 +175,19 @@ impl PostgresAddress {
     }
 }
 
+/// Whether all traffic stays on this machine. An address in `hostaddr` is what is connected to, whatever the name says.
+fn is_local(config: &Config) -> bool {
+    let loopback = |ip: &IpAddr| ip.to_canonical().is_loopback();
+    if !config.get_hostaddrs().is_empty() {
+        return config.get_hostaddrs().iter().all(loopback);
+    }
+    config.get_hosts().iter().all(|host| match host {
+        Host::Tcp(name) => name == "localhost" || name.parse().is_ok_and(|ip| loopback(&ip)),
+        #[cfg(unix)]
+        Host::Unix(_) => true,
+    })
+}
+
 /// Runs a connection's I/O until its client is dropped; a failure shows at the client's next call.
 fn drive(connection: impl Future<Output = Result<(), tokio_postgres::Error>> + Send + 'static) {
     #[expect(clippy::disallowed_methods, reason = "ends with its client, which reports every failure")]
@@ -177,14 +206,55 @@ mod tests {
         PostgresAddress { url: url.to_owned(), password: None, password_file: None, tls: TlsConfig::default() }
     }
 
+    /// Whether this url means TLS; a machine without authorities fails where it would be used.
+    fn uses_tls(url: &str) -> bool {
+        match address(url).plan() {
+            Ok(plan) => plan.tls.is_some(),
+            Err(ConnectError::Tls(_)) => true,
+            Err(error) => panic!("{url}: {error}"),
+        }
+    }
+
     #[test]
     fn a_remote_server_is_reached_by_verified_tls_unless_switched_off() {
-        let mode = |url: &str| address(url).plan().map(|plan| plan.tls.is_some()).ok();
-        assert_eq!(mode("postgres://u@127.0.0.1:5432/db"), Some(false));
-        assert_eq!(mode("postgres://u@localhost/db"), Some(false));
-        assert_eq!(mode("postgres://u@db.example/db?sslmode=disable"), Some(false));
-        assert_ne!(mode("postgres://u@db.example/db"), Some(false));
-        assert_ne!(mode("postgres://u@127.0.0.1/db?sslmode=require"), Some(false));
+        for url in [
+            "postgres://u@127.0.0.1:5432/db",
+            "postgres://u@localhost/db",
+            "postgres://u@[::1]:5432/db",
+            "postgres://u@[::ffff:127.0.0.1]/db",
+            "postgres://u@%2Fvar%2Frun%2Fpostgresql/db",
+            "postgres://u@db.example/db?sslmode=disable",
+            "postgres://u@db.example/db?hostaddr=127.0.0.1",
+            "postgres://u@/db?hostaddr=::1",
+        ] {
+            assert!(!uses_tls(url), "{url}");
+        }
+        for url in [
+            "postgres://u@db.example/db",
+            "postgres://u@192.0.2.1/db",
+            "postgres://u@[2001:db8::1]/db",
+            "postgres://u@localhost,db.example/db",
+            "postgres://u@localhost/db?hostaddr=192.0.2.1",
+            "postgres://u@localhost/db?hostaddr=2001:db8::1",
+        ] {
+            assert!(uses_tls(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn every_mode_that_asks_for_tls_turns_it_on_for_a_local_server_too() {
+        for mode in ["require", "verify-ca", "verify-full"] {
+            assert!(uses_tls(&format!("postgres://u@127.0.0.1/db?connect_timeout=3&sslmode={mode}")), "{mode}");
+        }
+        assert!(matches!(address("postgres://u@localhost/db?sslmode=allow").plan(), Err(ConnectError::Url)));
+    }
+
+    #[test]
+    fn an_address_without_a_host_is_a_problem() {
+        let fields = |url: &str| address(url).validate().into_iter().map(|(field, _)| field).collect::<Vec<_>>();
+        assert_eq!(fields("postgres://u@/db"), ["url"]);
+        assert_eq!(fields("mysql://u@localhost/db"), ["url"]);
+        assert_eq!(fields("postgres://u@/db?hostaddr=192.0.2.1&sslmode=verify-full"), Vec::<&str>::new());
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl PostgresSourceConfig {
         let address = self.address();
         let mut problems = address.validate();
         if let Ok(parsed) = address.parse() {
-            if parsed.get_hosts().len() > 1 {
+            if parsed.get_hosts().len() > 1 || parsed.get_hostaddrs().len() > 1 {
                 problems.push(("url", "names several hosts; one, the primary".to_owned()));
             }
             if parsed.get_user().is_none() {

@@ -1,5 +1,6 @@
 //! Both kinds of connection to the server, and what their failures mean.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use pgwire_replication::{Lsn, PgWireError, ReplicationClient, ReplicationConfig, TlsConfig as WireTls};
@@ -73,19 +74,22 @@ impl Settings {
 
     fn replication_config(&self, start: u64) -> Result<ReplicationConfig, SourceError> {
         let ConnectPlan { config, tls } = self.address.plan().map_err(|error| self.unconnected(error))?;
-        let host = match config.get_hosts() {
-            [] => "localhost".to_owned(),
-            [Host::Tcp(name)] => name.clone(),
+        let name = match config.get_hosts() {
+            [] => None,
+            [Host::Tcp(name)] => Some(name.clone()),
             #[cfg(unix)]
-            [Host::Unix(path)] => path.display().to_string(),
+            [Host::Unix(path)] => Some(path.display().to_string()),
             [_, ..] => return Err(self.refused("the url names several hosts; name the primary alone".to_owned())),
         };
+        // Where both are given, the address is connected to, and the certificate must be for the name.
+        let address = config.get_hostaddrs().first().map(ToString::to_string);
+        let host = address.or_else(|| name.clone()).unwrap_or_else(|| "localhost".to_owned());
         let user = config.get_user().ok_or_else(|| self.refused("the url names no user".to_owned()))?;
         let password = str::from_utf8(config.get_password().unwrap_or_default())
             .map_err(|_| self.refused("the password is not UTF-8".to_owned()))?;
         let database = config.get_dbname().unwrap_or(user);
         let options: Vec<_> = SESSION_SETTINGS.iter().map(|(name, value)| format!("-c {name}={value}")).collect();
-        let wire_tls = if tls.is_some() { self.wire_tls() } else { WireTls::disabled() };
+        let wire_tls = if tls.is_some() { self.wire_tls(name) } else { WireTls::disabled() };
         // The server takes a list of names, which it folds to lowercase unless quoted.
         let publication = identifier(&self.publication);
         Ok(ReplicationConfig::new(host, user, password, database, &self.slot, publication)
@@ -99,9 +103,13 @@ impl Settings {
             .with_application_name(APPLICATION_NAME))
     }
 
-    fn wire_tls(&self) -> WireTls {
+    fn wire_tls(&self, name: Option<String>) -> WireTls {
         let files = &self.address.tls;
-        let tls = WireTls::verify_full(files.ca_file.clone());
+        let mut tls = WireTls::verify_full(files.ca_file.clone());
+        // An IP address is no name to verify.
+        if let Some(name) = name.filter(|name| name.parse::<IpAddr>().is_err()) {
+            tls = tls.with_sni_hostname(name);
+        }
         match (&files.cert_file, &files.key_file) {
             (Some(cert), Some(key)) => tls.with_client_cert(cert, key),
             (None | Some(_), None) | (None, Some(_)) => tls,
