@@ -1,6 +1,6 @@
-//! `syncline check`: validates the configuration, then reaches every system it names. Changes nothing.
+//! `syncline check`: validates the configuration, then reaches every system it names. Changes nothing, makes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::json;
@@ -9,33 +9,36 @@ use syncline_consumer::target::postgres::PostgresTarget;
 use syncline_consumer::target::sqlite::SqliteTarget;
 use syncline_consumer::target::{ApplyError, TableMap, Target};
 use syncline_producer::config::SourceConfig;
-use syncline_producer::source::SourceError;
-use syncline_producer::source::WatchedTable;
+use syncline_producer::share::Share;
 use syncline_producer::source::postgres::PostgresSource;
 use syncline_producer::source::sqlite::SqliteSource;
+use syncline_producer::source::{Checked, WatchedTable};
 use syncline_shared::queue::{Broker, QueueError};
 use syncline_shared::tasks::chain;
 
-use crate::config::{Config, Env, Role};
+use crate::config::{Config, Env, compile};
 use crate::failure::Failure;
 use crate::queue::{OnBroker, on_broker};
 
 /// What was found about one system.
 struct Finding {
     system: String,
+    /// What keeps it from working.
     problems: Vec<String>,
+    /// What may well be meant so, and what comes of it.
+    notes: Vec<String>,
 }
 
 /// Prints one line per system; fails when any has a problem.
 pub(crate) async fn run(path: &Path, env: &Env, json: bool) -> Result<(), Failure> {
-    let config = Config::load(path, env, role(path)?)?;
+    let config = Config::load_all(path, env)?;
     let mut findings = vec![on_broker(Reach, &config).await?];
     findings.extend(sources(&config).await);
     findings.extend(targets(&config).await);
     let bad: usize = findings.iter().map(|finding| finding.problems.len()).sum();
     if json {
-        let list: Vec<_> =
-            findings.iter().map(|one| json!({ "system": one.system, "problems": one.problems })).collect();
+        let describe = |one: &Finding| json!({ "system": one.system, "problems": one.problems, "notes": one.notes });
+        let list: Vec<_> = findings.iter().map(describe).collect();
         println!("{}", serde_json::Value::Array(list));
     } else {
         println!(
@@ -44,10 +47,13 @@ pub(crate) async fn run(path: &Path, env: &Env, json: bool) -> Result<(), Failur
             config.shares.len(),
             config.subscriptions.len()
         );
-        for Finding { system, problems } in &findings {
+        for Finding { system, problems, notes } in &findings {
             println!("{system}: {}", if problems.is_empty() { "ok" } else { "NOT OK" });
             for problem in problems {
                 println!("  - {problem}");
+            }
+            for note in notes {
+                println!("  note: {note}");
             }
         }
     }
@@ -56,17 +62,6 @@ pub(crate) async fn run(path: &Path, env: &Env, json: bool) -> Result<(), Failur
         1 => Err(Failure::Unavailable("1 problem found.".to_owned())),
         bad => Err(Failure::Unavailable(format!("{bad} problems found."))),
     }
-}
-
-/// A file with only one end of the path is checked as that end.
-fn role(path: &Path) -> Result<Role, Failure> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let has = |table: &str| text.lines().any(|line| line.trim_start().starts_with(&format!("[{table}.")));
-    Ok(match (has("share"), has("subscription")) {
-        (true, false) => Role::Producer,
-        (false, true) => Role::Consumer,
-        (true, true) | (false, false) => Role::Both,
-    })
 }
 
 /// Looks at the broker and the shared queues.
@@ -85,29 +80,44 @@ impl OnBroker for Reach {
             }
         }
         problems.dedup();
-        Ok(Finding { system: "queue".to_owned(), problems })
+        Ok(Finding { system: "queue".to_owned(), problems, notes: Vec::new() })
     }
 }
 
 async fn sources(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (name, source) in &config.sources {
-        let mut tables: Vec<_> =
-            config.shares.values().filter(|share| share.source == *name).map(|share| share.table.as_str()).collect();
-        tables.sort_unstable();
-        tables.dedup();
-        let tables =
-            tables.into_iter().map(|table| WatchedTable { table: table.into(), copy_for: Vec::new() }).collect();
-        let problems: Vec<SourceError> = match source {
+        let shares: Vec<_> = config
+            .shares
+            .iter()
+            .filter(|(_, share)| share.source == *name)
+            .filter_map(|(name, share)| compile(name, share).ok())
+            .collect();
+        let tables: BTreeSet<_> = shares.iter().map(|share| share.table().clone()).collect();
+        let tables = tables.into_iter().map(|table| WatchedTable { table, copy_for: Vec::new() }).collect();
+        let checked = match source {
             SourceConfig::Postgres(postgres) => PostgresSource::new(name, postgres.clone(), tables).check().await,
             SourceConfig::Sqlite(sqlite) => SqliteSource::new(name, sqlite.clone(), tables).check().await,
         };
-        findings.push(Finding {
-            system: format!("source {name}"),
-            problems: problems.iter().map(|error| chain(error)).collect(),
-        });
+        let mut problems: Vec<String> = checked.problems.iter().map(|error| chain(error)).collect();
+        problems.extend(shares.iter().flat_map(|share| unknown_columns(share, &checked)));
+        let missing = |table| format!("table {table} does not exist; its shares wait for it");
+        let notes = checked.missing.iter().map(missing).collect();
+        findings.push(Finding { system: format!("source {name}"), problems, notes });
     }
     findings
+}
+
+/// The columns a share names that its table does not have: at run time they stop the whole source.
+fn unknown_columns(share: &Share, checked: &Checked) -> Vec<String> {
+    let (name, table) = (share.name(), share.table());
+    let Some(columns) = checked.columns.get(table) else { return Vec::new() };
+    let unknown: BTreeSet<_> =
+        share.columns_used().filter(|used| !columns.iter().any(|column| column == used)).collect();
+    let accepted = columns.join(", ");
+    let tell =
+        |column| format!("share {name} names column {column}, which table {table} does not have; it has {accepted}");
+    unknown.into_iter().map(tell).collect()
 }
 
 async fn targets(config: &Config) -> Vec<Finding> {
@@ -127,7 +137,7 @@ async fn targets(config: &Config) -> Vec<Finding> {
             TargetConfig::Sqlite(sqlite) => SqliteTarget::new(sqlite.clone()).check(&tables).await,
         };
         let problems = checked.err().unwrap_or_default().iter().map(|error| chain(error)).collect();
-        findings.push(Finding { system: format!("target {name}"), problems });
+        findings.push(Finding { system: format!("target {name}"), problems, notes: Vec::new() });
     }
     findings
 }

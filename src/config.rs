@@ -54,18 +54,25 @@ pub(crate) struct Config {
 impl Config {
     /// Reads and validates a file. Opens no connection.
     pub(crate) fn load(path: &Path, env: &Env, role: Role) -> Result<Self, Failure> {
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            Failure::NoConfig(format!(
-                "The configuration {} cannot be read: {error}.\nName another with --config FILE, or try `syncline demo`, which needs none.",
-                path.display()
-            ))
-        })?;
-        Ok(Self::parse(&path.display().to_string(), &text, env, role)?)
+        let text = read(path)?;
+        Ok(Self::take(parse(path, &text, env), role)?)
     }
 
-    /// Validates a configuration's text.
-    pub(crate) fn parse(file: &str, text: &str, env: &Env, role: Role) -> Result<Self, Problems> {
-        let mut document = Document::parse(file, text, &|name| env.get(name).cloned());
+    /// Reads and validates a file as far as it goes: one with only one end of the path is that end's.
+    pub(crate) fn load_all(path: &Path, env: &Env) -> Result<Self, Failure> {
+        let text = read(path)?;
+        let document = parse(path, &text, env);
+        let producer = document.has("source") || document.has("share");
+        let consumer = document.has("target") || document.has("subscription");
+        let role = match (producer, consumer) {
+            (true, false) => Role::Producer,
+            (false, true) => Role::Consumer,
+            (true, true) | (false, false) => Role::Both,
+        };
+        Ok(Self::take(document, role)?)
+    }
+
+    fn take(mut document: Document<'_>, role: Role) -> Result<Self, Problems> {
         if !matches!(role, Role::Producer | Role::Both) {
             document.ignore(&PRODUCER_TABLES);
         }
@@ -137,6 +144,19 @@ struct PartialConfig {
     consumer: ConsumerConfig,
     targets: BTreeMap<String, TargetConfig>,
     subscriptions: BTreeMap<String, SubscriptionConfig>,
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path).map_err(|error| {
+        Failure::NoConfig(format!(
+            "The configuration {} cannot be read: {error}.\nName another with --config FILE, or try `syncline demo`, which needs none.",
+            path.display()
+        ))
+    })
+}
+
+fn parse<'t>(path: &Path, text: &'t str, env: &Env) -> Document<'t> {
+    Document::parse(&path.display().to_string(), text, &|name| env.get(name).cloned())
 }
 
 /// Compiles a share; its problems were reported when the configuration was read.

@@ -102,6 +102,8 @@ async fn check_reaches_every_system_and_tells_every_problem() {
         "{}{}\n[source.desk]\ntype = \"postgres\"\nurl = \"{}\"\n\
          [share.bad]\nsource = \"desk\"\ntable = \"incident\"\nqueue = \"crm\"\nkey = \"aes\"\n\
          [share.good]\nsource = \"desk\"\ntable = \"good\"\nqueue = \"crm\"\nkey = \"aes\"\n\
+         columns = [\"id\", \"colour\"]\nfilter = \"colour=red^id>1\"\n\
+         [share.later]\nsource = \"desk\"\ntable = \"later\"\nqueue = \"crm\"\nkey = \"aes\"\n\
          [target.away]\ntype = \"postgres\"\nurl = \"postgres://nobody@127.0.0.1:1/nothing\"\n\
          [subscription.crm]\nqueue = \"crm\"\ntarget = \"away\"\n",
         embedded(&folder),
@@ -113,11 +115,40 @@ async fn check_reaches_every_system_and_tells_every_problem() {
     let found = text(&output.stdout);
     assert_eq!(output.status.code(), Some(69), "{found}\n{}", text(&output.stderr));
     assert!(found.contains("queue: ok"), "{found}");
+    assert!(found.contains("share good names column colour, which table good does not have; it has id"), "{found}");
+    assert!(found.contains("note: table later does not exist; its shares wait for it"), "{found}");
     assert!(found.contains("incident") && found.contains("ALTER TABLE"), "{found}");
     assert!(found.contains("target away: NOT OK") && found.contains("127.0.0.1:1"), "{found}");
     // Nothing was made by looking.
     assert_eq!(source.count("SELECT count(*) FROM pg_replication_slots WHERE database = current_database()").await, 0);
     assert_eq!(source.count("SELECT count(*) FROM pg_publication").await, 0);
+    assert!(!folder.file("queue.db").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_may_come_later_is_a_note_of_a_check_that_succeeds() {
+    let (folder, source) = (Folder::create(), Database::create("source").await);
+    let share = |table: &str| {
+        format!("share.{table} = {{ source = \"desk\", table = \"{table}\", queue = \"crm\", key = \"aes\" }}\n")
+    };
+    // However its tables are written, a file without a consumer's is the producer's.
+    let config = format!(
+        "{}source.desk = {{ type = \"postgres\", url = \"{}\" }}\n{}{}",
+        share("later"),
+        source.url,
+        embedded(&folder),
+        common(&folder)
+    );
+    folder.write("syncline.toml", &config);
+    let output = syncline(folder.path(), &["check"]);
+    let found = text(&output.stdout);
+    assert!(output.status.success(), "{found}\n{}", text(&output.stderr));
+    assert!(found.contains("source desk: ok\n  note: table later does not exist"), "{found}");
+    let output = syncline(folder.path(), &["--json", "check"]);
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found[1]["notes"].as_array().map(Vec::len), Some(1), "{found}");
+    assert_eq!(found[1]["problems"].as_array().map(Vec::len), Some(0), "{found}");
+    assert!(!folder.file("queue.db").exists());
 }
 
 #[test]

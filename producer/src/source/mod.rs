@@ -14,6 +14,7 @@ pub mod sqlite;
 pub use error::SourceError;
 pub use session::SessionRule;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -82,6 +83,23 @@ pub struct WatchedTable {
     pub table: Arc<str>,
     /// Shares of this table that ask for the rows already there (`initial = "copy"`).
     pub copy_for: Vec<Arc<str>>,
+}
+
+/// What a look at a source found, without changing anything.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// Everything that would keep the source from working.
+    pub problems: Vec<SourceError>,
+    /// Watched tables that are not there: no fault, they may be created later.
+    pub missing: Vec<Arc<str>>,
+    /// The columns that changes of a table carry, for each watched table that is there and fit.
+    pub columns: BTreeMap<Arc<str>, Vec<String>>,
+}
+
+impl From<SourceError> for Checked {
+    fn from(problem: SourceError) -> Self {
+        Self { problems: vec![problem], ..Self::default() }
+    }
 }
 
 /// A system changes are read from.

@@ -33,7 +33,7 @@ pub use config::PostgresSourceConfig;
 use self::connect::Settings;
 use self::live::Live;
 use self::table::Job;
-use super::{PollLimit, Polled, Source, SourceError, WatchedTable};
+use super::{Checked, PollLimit, Polled, Source, SourceError, WatchedTable};
 
 /// A place in the source's log, and the copies that were complete there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,17 +78,17 @@ impl PostgresSource {
         Self { settings, stage: Stage::Apart, copies: 0, reported: VecDeque::new(), committed: None }
     }
 
-    /// Connects and finds everything that would keep the source from working; makes nothing.
-    pub async fn check(&self) -> Vec<SourceError> {
+    /// Connects and looks at everything the source needs; makes nothing.
+    pub async fn check(&self) -> Checked {
         let sql = match self.settings.sql().await {
             Ok(sql) => sql,
-            Err(problem) => return vec![problem],
+            Err(problem) => return problem.into(),
         };
-        let mut problems = setup::problems(&self.settings, &sql).await.unwrap_or_else(|problem| vec![problem]);
-        if !problems.iter().any(|problem| matches!(problem, SourceError::Refused { .. })) {
-            problems.extend(self.check_replication().await.err());
+        let mut checked = setup::check(&self.settings, &sql).await.unwrap_or_else(Checked::from);
+        if !checked.problems.iter().any(|problem| matches!(problem, SourceError::Refused { .. })) {
+            checked.problems.extend(self.check_replication().await.err());
         }
-        problems
+        checked
     }
 
     /// A role may be allowed to replicate and yet be shut out by `pg_hba.conf`.

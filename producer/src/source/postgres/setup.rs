@@ -13,7 +13,7 @@ use super::connect::Settings;
 use super::state::{Epoch, Followed, State};
 use super::table::{Found, Job, Table, look_up};
 use super::values::identifier;
-use crate::source::SourceError;
+use crate::source::{Checked, SourceError};
 
 /// How long the stream is held up at most to add a table to the publication.
 const LOCK_PATIENCE: &str = "2s";
@@ -64,9 +64,9 @@ pub(super) async fn prepare(
     Ok(Prepared { epoch, tables, jobs })
 }
 
-/// Finds everything that would keep the source from working, and makes nothing.
-pub(super) async fn problems(settings: &Settings, sql: &Client) -> Result<Vec<SourceError>, SourceError> {
-    let mut problems = Vec::new();
+/// Looks at everything the source needs, and makes nothing.
+pub(super) async fn check(settings: &Settings, sql: &Client) -> Result<Checked, SourceError> {
+    let Checked { mut problems, mut missing, mut columns } = Checked::default();
     problems.extend(check_wal_level(settings, sql).await.err());
     problems.extend(check_rights(settings, sql).await?);
     let state = if State::exists(settings, sql).await? {
@@ -80,14 +80,28 @@ pub(super) async fn problems(settings: &Settings, sql: &Client) -> Result<Vec<So
         Ok(_) | Err(SourceError::Taken { .. }) => {}
         Err(problem) => problems.push(problem),
     }
-    for found in look_up(settings, sql).await? {
+    for (watched, found) in settings.tables.iter().zip(look_up(settings, sql).await?) {
         match found {
             Found::Unfit(problem) => problems.push(problem),
-            Found::Fit(table) if !table.published => problems.extend(check_owner(settings, sql, &table).await?),
-            Found::Fit(_) | Found::Missing => {}
+            Found::Missing => missing.push(Arc::clone(&watched.table)),
+            Found::Fit(table) => {
+                if !table.published {
+                    problems.extend(check_owner(settings, sql, &table).await?);
+                }
+                columns.insert(Arc::clone(&watched.table), columns_of(settings, sql, &table).await?);
+            }
         }
     }
-    Ok(problems)
+    Ok(Checked { problems, missing, columns })
+}
+
+/// The columns the stream carries; generated ones are not among them.
+async fn columns_of(settings: &Settings, sql: &Client, table: &Table) -> Result<Vec<String>, SourceError> {
+    let query = "SELECT attname::text FROM pg_attribute
+        WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum";
+    let rows = sql.query(query, &[&table.oid]).await;
+    let rows = rows.map_err(|error| settings.failed("reading the table's columns", &error))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 async fn check_wal_level(settings: &Settings, sql: &Client) -> Result<(), SourceError> {

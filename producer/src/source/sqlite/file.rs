@@ -11,7 +11,7 @@ use super::error::Fault;
 use super::log::{self, Decoder};
 use super::table::Table;
 use super::{Settings, SqlitePosition, setup};
-use crate::source::{Change, PollLimit, SourceError};
+use crate::source::{Change, Checked, PollLimit, SourceError};
 
 /// How often what is safe elsewhere is taken off the log. Each time is a write to somebody else's file, where a program
 /// that reads first and then writes in one transaction may have to begin again; after a crash, what came since repeats.
@@ -199,24 +199,28 @@ fn lock(settings: &Settings) -> Result<File, SourceError> {
     }
 }
 
-pub(super) fn check(settings: &Settings) -> Vec<SourceError> {
-    let look = || -> Result<Vec<SourceError>, Fault> {
+pub(super) fn check(settings: &Settings) -> Checked {
+    let look = || -> Result<Checked, Fault> {
         let connection = sqlite::open(&settings.config.path, false)?;
-        let mut problems = Vec::new();
+        let mut checked = Checked::default();
         if connection.is_readonly("main")? {
             let problem = "the file is read-only, and the change log has to be in it".to_owned();
-            problems.push(SourceError::Refused { address: settings.address(), problem });
+            checked.problems.push(SourceError::Refused { address: settings.address(), problem });
         }
         for watched in &settings.watched {
-            match Table::read(&connection, &watched.table)? {
-                Some(table) => problems.extend(table.require_key().err()),
-                None => problems.push(SourceError::Unfit {
-                    problem: format!("table {:?} is not in {:?}", watched.table, settings.address()),
-                    mend: "CREATE TABLE, or the table's right name in the share; until then its shares wait".to_owned(),
-                }),
+            let Some(table) = Table::read(&connection, &watched.table)? else {
+                checked.missing.push(watched.table.clone());
+                continue;
+            };
+            match table.require_key() {
+                Ok(()) => {
+                    let columns = table.columns.into_iter().map(|column| column.name).collect();
+                    checked.columns.insert(watched.table.clone(), columns);
+                }
+                Err(problem) => checked.problems.push(problem),
             }
         }
-        Ok(problems)
+        Ok(checked)
     };
-    look().unwrap_or_else(|fault| vec![fault.at(&settings.address())])
+    look().unwrap_or_else(|fault| fault.at(&settings.address()).into())
 }

@@ -33,7 +33,7 @@ use tracing::warn;
 
 use self::error::Fault;
 use self::file::{At, Opened, check, step};
-use super::{PollLimit, Polled, SessionRule, Source, SourceError, WatchedTable};
+use super::{Checked, PollLimit, Polled, SessionRule, Source, SourceError, WatchedTable};
 
 /// Twenty milliseconds: a change is seen at once, an idle source costs next to nothing.
 pub const DEFAULT_POLL_INTERVAL_MS: u64 = 20;
@@ -111,10 +111,10 @@ impl SqliteSource {
         Self { settings, opened: Arc::default(), at: None, committed: None }
     }
 
-    /// Reaches the file and checks the watched tables, without changing anything. Returns every problem.
-    pub async fn check(&self) -> Vec<SourceError> {
+    /// Reaches the file and looks at the watched tables, without changing anything.
+    pub async fn check(&self) -> Checked {
         let settings = self.settings.clone();
-        off_thread(move || Ok(check(&settings))).await.unwrap_or_else(|error| vec![error])
+        off_thread(move || Ok(check(&settings))).await.unwrap_or_else(Checked::from)
     }
 }
 

@@ -260,7 +260,7 @@ async fn a_table_without_a_key_is_refused_by_name() {
     assert_eq!(error.class(), Class::Systemic);
     assert!(error.to_string().contains("\"note\" has no primary key"), "{error}");
     assert!(error.to_string().contains("CREATE TABLE \"note_new\""), "{error}");
-    assert_eq!(source.check().await.len(), 1);
+    assert_eq!(source.check().await.problems.len(), 1);
     // Mended while the producer runs.
     desk.run("CREATE TABLE note_new (text TEXT PRIMARY KEY); DROP TABLE note; ALTER TABLE note_new RENAME TO note");
     quiet(&mut source).await;
@@ -272,9 +272,10 @@ async fn a_table_without_a_key_is_refused_by_name() {
 async fn every_problem_is_found_by_a_check_that_changes_nothing() {
     let desk = Desk::new("CREATE TABLE note (text TEXT); CREATE TABLE incident (number TEXT PRIMARY KEY)");
     let source = desk.source(&[("note", &[]), ("incident", &[]), ("typo", &[])]);
-    let problems: Vec<_> = source.check().await.iter().map(ToString::to_string).collect();
-    assert_eq!(problems.len(), 2, "{problems:?}");
-    assert!(problems[1].starts_with("table \"typo\" is not in"), "{problems:?}");
+    let checked = source.check().await;
+    assert!(matches!(checked.problems.as_slice(), [SourceError::Unfit { .. }]), "{checked:?}");
+    assert_eq!(checked.missing, ["typo".into()]);
+    assert_eq!(checked.columns, [("incident".into(), vec!["number".to_owned()])].into());
     let tables: i64 = desk
         .app
         .query_row("SELECT count(*) FROM sqlite_schema WHERE type = 'table'", [], |row| row.get(0))
@@ -284,7 +285,7 @@ async fn every_problem_is_found_by_a_check_that_changes_nothing() {
     let config = SqliteSourceConfig { path: desk.folder.path().join("no/such.db"), ..desk.config() };
     let mut missing = SqliteSource::new("desk", config, Vec::new());
     assert_eq!(fails(&mut missing).await.class(), Class::Transient);
-    assert!(matches!(missing.check().await.as_slice(), [SourceError::Unreachable { .. }]));
+    assert!(matches!(missing.check().await.problems.as_slice(), [SourceError::Unreachable { .. }]));
     let text = desk.folder.path().join("text");
     std::fs::write(&text, "no database, but long enough to be taken for one ".repeat(100)).expect("a file");
     let mut text = SqliteSource::new("desk", SqliteSourceConfig { path: text, ..desk.config() }, watch(&[("a", &[])]));

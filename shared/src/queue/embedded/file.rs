@@ -94,11 +94,14 @@ impl File {
         self.path.display().to_string()
     }
 
+    /// Whether it was made already.
+    pub(super) fn exists(&self) -> bool {
+        self.path.exists()
+    }
+
     /// Opens the file and makes its tables when it is new.
     pub(super) fn open(&self) -> rusqlite::Result<Connection> {
         let mut connection = sqlite::open(&self.path, true)?;
-        sqlite::use_wal(&connection)?;
-        connection.pragma_update(None, "journal_size_limit", WAL_BYTES_MAX)?;
         let form = |connection: &Connection| -> rusqlite::Result<(i32, i32, i64)> {
             connection.query_row(
                 "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema)
@@ -107,6 +110,14 @@ impl File {
                 |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
             )
         };
+        // Another program's file is left as it is.
+        if !matches!(form(&connection)?, (0, 0, 0) | (APPLICATION_ID, FORM, _)) {
+            return Err(rusqlite::Error::ToSqlConversionFailure(
+                "it is no queue file of this version of Syncline; name another file".into(),
+            ));
+        }
+        sqlite::use_wal(&connection)?;
+        connection.pragma_update(None, "journal_size_limit", WAL_BYTES_MAX)?;
         if form(&connection)? == (0, 0, 0) {
             let making = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             // Another process may have been first.
@@ -117,12 +128,7 @@ impl File {
             }
             making.commit()?;
         }
-        match form(&connection)? {
-            (APPLICATION_ID, FORM, _) => Ok(connection),
-            _ => Err(rusqlite::Error::ToSqlConversionFailure(
-                "it is no queue file of this version of Syncline; name another file".into(),
-            )),
-        }
+        Ok(connection)
     }
 
     /// The failure as the queue's users see it.

@@ -98,7 +98,7 @@ impl fmt::Debug for Embedded {
 }
 
 impl Embedded {
-    /// Opens nothing yet: the file is opened, and made if need be, with the first call.
+    /// Opens nothing yet: the file is opened with the first call, and made by the first that is not only a look.
     #[must_use]
     pub fn new(config: &EmbeddedConfig) -> Self {
         let file = File::new(config.path.clone());
@@ -110,6 +110,11 @@ impl Embedded {
 }
 
 impl Shared {
+    /// Looking at a queue does not make its file.
+    fn require_file(&self, queue: &str) -> Result<(), QueueError> {
+        if self.file.exists() { Ok(()) } else { Err(missing(queue, None)) }
+    }
+
     /// Runs a read in a transaction of its own.
     async fn read<T: Send + 'static>(
         &self,
@@ -183,6 +188,7 @@ impl Broker for Embedded {
     }
 
     async fn status(&self, queue: &SharedQueue) -> Result<QueueStatus, QueueError> {
+        self.shared.require_file(&queue.name)?;
         let (name, now) = (queue.name.clone(), now_ms());
         let status = self.shared.read(move |connection| status(connection, &name, now)).await?;
         if status.partitions.is_empty() {
@@ -192,6 +198,7 @@ impl Broker for Embedded {
     }
 
     async fn dead_letters(&self, queue: &str, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
+        self.shared.require_file(queue)?;
         let name = queue.to_owned();
         let letters = self.shared.read(move |connection| {
             let declared = partition_id(connection, &name, 0)?.is_some();
@@ -206,6 +213,7 @@ impl Broker for Embedded {
         ids: &[String],
         settlement: Settlement,
     ) -> Result<usize, QueueError> {
+        self.shared.require_file(queue)?;
         let (name, ids) = (queue.to_owned(), ids.to_vec());
         let settled = self.shared.write(Durability::Safe, move |connection| match settlement {
             Settlement::Replay => message::replay(connection, &name, &ids),

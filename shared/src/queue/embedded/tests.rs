@@ -236,3 +236,22 @@ fn unknown_settings_are_refused() {
     );
     assert!(config(r#"{"path":"data/queue.db","size":1}"#).is_err());
 }
+
+#[tokio::test]
+async fn looking_makes_no_file_and_another_programs_file_is_left_as_it_is() {
+    let folder = folder();
+    let broker = broker(folder.path(), DEFAULT_BYTES_MAX);
+    broker.status(&queue()).await.expect_err("no queue");
+    broker.dead_letters(QUEUE, 1).await.expect_err("no queue");
+    broker.settle_dead_letters(QUEUE, &[], Settlement::Discard).await.expect_err("no queue");
+    assert!(!folder.path().join("new").exists(), "made by looking");
+
+    let path = folder.path().join("other.db");
+    let other = Connection::open(&path).expect("a database");
+    other.execute_batch("CREATE TABLE incident (number TEXT)").expect("a table");
+    let broker = Embedded::new(&EmbeddedConfig { path, bytes_max: DEFAULT_BYTES_MAX });
+    let error = broker.publisher().await.err().expect("another program's file");
+    assert!(matches!(error, QueueError::Storage { .. }), "{error:?}");
+    let mode: String = other.query_row("PRAGMA journal_mode", [], |row| row.get(0)).expect("a mode");
+    assert_eq!(mode, "delete");
+}

@@ -20,7 +20,7 @@ async fn a_table_whose_changes_cannot_be_identified_is_refused_by_name_with_its_
         assert!(matches!(&error, SourceError::Unfit { problem, .. } if problem.contains(table)), "{error}");
         assert!(error.to_string().contains(mend), "{error}");
     }
-    let problems = database.source(&cases.map(|(table, _)| (table, &[] as &[&str]))).check().await;
+    let problems = database.source(&cases.map(|(table, _)| (table, &[] as &[&str]))).check().await.problems;
     assert_eq!(problems.len(), cases.len(), "{problems:?}");
 }
 
@@ -39,14 +39,19 @@ async fn a_mended_table_is_read_at_the_next_poll() {
 #[tokio::test]
 async fn a_check_finds_nothing_wrong_and_makes_nothing() {
     let database = Database::new().await;
-    database.run("CREATE TABLE item (id int PRIMARY KEY)").await;
-    let problems = database.source(&[("item", &["first"]), ("missing", &[])]).check().await;
-    assert!(problems.is_empty(), "{problems:?}");
+    database
+        .run("CREATE TABLE item (id int PRIMARY KEY, gone int, twice int GENERATED ALWAYS AS (id * 2) STORED)")
+        .await;
+    database.run("ALTER TABLE item DROP COLUMN gone, ADD COLUMN \"Note\" text").await;
+    let checked = database.source(&[("item", &["first"]), ("missing", &[])]).check().await;
+    assert!(checked.problems.is_empty(), "{checked:?}");
+    assert_eq!(checked.missing, ["missing".into()]);
+    assert_eq!(checked.columns, [("item".into(), vec!["id".to_owned(), "Note".to_owned()])].into());
     let made = "SELECT (to_regclass('syncline.state') IS NOT NULL OR EXISTS (SELECT FROM pg_publication)
         OR EXISTS (SELECT FROM pg_replication_slots WHERE database = current_database()))::text";
     assert_eq!(database.text(made).await.as_deref(), Some("false"));
     let running = database.connected(&[("item", &[])]).await;
-    assert!(database.source(&[("item", &[])]).check().await.is_empty(), "a running producer is no problem");
+    assert!(database.source(&[("item", &[])]).check().await.problems.is_empty(), "a running producer is no problem");
     drop(running);
 }
 
@@ -60,7 +65,7 @@ async fn a_role_without_rights_is_told_which() {
     let json =
         serde_json::json!({ "url": format!("postgres://{role}@{place}"), "password": "weak", "slot": database.name });
     let config = serde_json::from_value(json).expect("valid settings");
-    let problems = database.source_with(config, &[("item", &[])]).check().await;
+    let problems = database.source_with(config, &[("item", &[])]).check().await.problems;
     let texts: Vec<_> = problems.iter().map(ToString::to_string).collect();
     for mend in ["ALTER ROLE", "GRANT CREATE ON DATABASE", "OWNER TO"] {
         assert!(texts.iter().any(|text| text.contains(mend)), "{texts:?}");
@@ -82,7 +87,7 @@ async fn a_lost_slot_is_a_gap_and_is_never_made_again_in_silence() {
         let error = failure(&mut source).await;
         assert!(matches!(error, SourceError::Gap { .. }), "{error}");
     }
-    assert!(matches!(source.check().await.as_slice(), [SourceError::Gap { .. }]));
+    assert!(matches!(source.check().await.problems.as_slice(), [SourceError::Gap { .. }]));
     database
         .run("INSERT INTO item VALUES (1); DELETE FROM syncline.state WHERE source = 'desk' AND key <> 'epoch'")
         .await;
