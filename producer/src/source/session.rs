@@ -1,6 +1,6 @@
 //! Who made a change, read from one of the record's own columns.
 //!
-//! Knows nothing of any particular source. Cannot fail: a record without the column was changed by nobody in person.
+//! Knows nothing of any particular source. Cannot fail: where the column was not sent, nobody can tell.
 
 use serde::Deserialize;
 use syncline_shared::config::FieldProblem;
@@ -29,10 +29,15 @@ impl SessionRule {
 
     /// The session of a change that left this row (for a delete: that removed it).
     ///
-    /// Interactive when the column names a user that no background pattern matches.
+    /// Interactive when the column names a user that no background pattern matches; a column that names nobody is a
+    /// job's. Not known when the row lacks the column, as that of a delete does which is known by its key alone.
     #[must_use]
     pub fn session(&self, row: &Row) -> Session {
-        let user = row.get(&self.user_column).and_then(Value::as_text).filter(|user| !user.is_empty());
+        let value = match row.get(&self.user_column) {
+            None | Some(Value::Unchanged) => return Session::default(),
+            Some(value) => value,
+        };
+        let user = value.as_text().filter(|user| !user.is_empty());
         let person = user.is_some_and(|user| !self.background.iter().any(|pattern| matches(pattern, user)));
         Session { interactive: Some(person), user: user.map(Into::into) }
     }
@@ -86,9 +91,15 @@ mod tests {
     #[test]
     fn a_record_that_names_nobody_was_changed_by_a_job() {
         let nobody = Session { interactive: Some(false), user: None };
-        for row in [updated_by(Value::Null), updated_by(Value::Text("")), updated_by(Value::Unchanged), Row::default()]
-        {
+        for row in [updated_by(Value::Null), updated_by(Value::Text(""))] {
             assert_eq!(rule().session(&row), nobody);
+        }
+    }
+
+    #[test]
+    fn who_changed_a_record_whose_column_was_not_sent_is_not_known() {
+        for row in [updated_by(Value::Unchanged), Row::default()] {
+            assert_eq!(rule().session(&row), Session { interactive: None, user: None });
         }
     }
 

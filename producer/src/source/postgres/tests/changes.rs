@@ -235,6 +235,12 @@ async fn without_a_message_a_column_may_say_who_it_was() {
     let (changes, _) = read(&mut source, 2).await;
     let interactive: Vec<_> = changes.iter().map(|change| change.session.interactive).collect();
     assert_eq!(interactive, [Some(true), Some(false)]);
+    // Of a deleted row the log has the key alone, unless it is told to keep all of it.
+    database.run("DELETE FROM item WHERE id = 1").await;
+    database.run("ALTER TABLE item REPLICA IDENTITY FULL; DELETE FROM item WHERE id = 2").await;
+    let (changes, _) = read(&mut source, 2).await;
+    let interactive: Vec<_> = changes.iter().map(|change| change.session.interactive).collect();
+    assert_eq!(interactive, [None, Some(false)]);
 }
 
 #[tokio::test]
