@@ -124,7 +124,8 @@ pub trait Source: Send + Sized {
     /// Stores what was committed and disconnects, at the end of a shutdown. A failure only repeats changes after the start.
     fn close(self) -> impl Future<Output = ()> + Send;
 
-    /// Bytes of the source's log between what was committed and its end, where it has such a log.
+    /// Bytes of the source's log between what was committed and its end, where it has such a log; as last seen while not
+    /// connected, `None` before the first connection.
     fn lag_bytes(&self) -> Option<u64> {
         None
     }

@@ -62,6 +62,8 @@ pub struct PostgresSource {
     /// Reported copies that are not yet remembered as safe, each with its number.
     reported: VecDeque<(u64, Job)>,
     committed: Option<Position>,
+    /// The lag of the last connection when it ended: one that is away does not catch up.
+    last_lag_bytes: Option<u64>,
 }
 
 impl fmt::Debug for PostgresSource {
@@ -75,7 +77,14 @@ impl PostgresSource {
     #[must_use]
     pub fn new(name: &str, config: PostgresSourceConfig, tables: Vec<WatchedTable>) -> Self {
         let settings = Arc::new(Settings::new(name, config, tables));
-        Self { settings, stage: Stage::Apart, copies: 0, reported: VecDeque::new(), committed: None }
+        Self {
+            settings,
+            stage: Stage::Apart,
+            copies: 0,
+            reported: VecDeque::new(),
+            committed: None,
+            last_lag_bytes: None,
+        }
     }
 
     /// Connects and looks at everything the source needs; makes nothing.
@@ -128,6 +137,7 @@ impl Source for PostgresSource {
     async fn poll(&mut self, limit: PollLimit) -> Result<Polled<Position>, SourceError> {
         let polled = self.advance(limit).await;
         if polled.is_err() {
+            self.last_lag_bytes = self.lag_bytes();
             self.stage = Stage::Apart;
         }
         polled
@@ -158,7 +168,7 @@ impl Source for PostgresSource {
     fn lag_bytes(&self) -> Option<u64> {
         match &self.stage {
             Stage::Live(live) => Some(live.lag_bytes()),
-            Stage::Apart | Stage::Connecting(_) => None,
+            Stage::Apart | Stage::Connecting(_) => self.last_lag_bytes,
         }
     }
 }

@@ -148,6 +148,7 @@ async fn a_broken_connection_repeats_what_was_not_committed_with_the_same_versio
         ))
         .await;
     assert!(matches!(failure(&mut source).await, SourceError::Unreachable { .. }));
+    assert!(source.lag_bytes().is_some_and(|bytes| bytes > 0), "what is not committed is behind, connected or not");
     let (again, _) = read(&mut source, 2).await;
     let versions = |changes: &[Change]| changes.iter().map(|change| change.version).collect::<Vec<_>>();
     assert_eq!(versions(&again), versions(&first), "from the last committed position on");
