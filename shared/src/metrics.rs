@@ -7,7 +7,7 @@ const LATENCY_SECONDS: [f64; 18] = [
     0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 65.0,
 ];
 
-/// A registry with the build information of this program and the process's own numbers.
+/// A registry with the build information of this program and, on Linux, the process's own numbers (`process_..`).
 ///
 /// # Errors
 /// A metric of that name exists already.
@@ -20,6 +20,8 @@ pub fn registry(service: &str) -> Result<Registry, prometheus::Error> {
     )?;
     build.set(1.0);
     registry.register(Box::new(build))?;
+    #[cfg(target_os = "linux")]
+    registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
     Ok(registry)
 }
 
@@ -71,4 +73,21 @@ pub fn seconds(
     let histogram = HistogramVec::new(HistogramOpts::new(name, help).buckets(LATENCY_SECONDS.to_vec()), labels)?;
     registry.register(Box::new(histogram.clone()))?;
     Ok(histogram)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_process_is_measured() {
+        let registry = registry("producer").expect("a registry");
+        let families = registry.gather();
+        for name in ["process_resident_memory_bytes", "process_open_fds", "process_threads"] {
+            let family = families.iter().find(|family| family.name() == name).expect("its metric");
+            assert!(family.get_metric()[0].get_gauge().get_value() > 0.0, "{name}");
+        }
+        assert!(families.iter().any(|family| family.name() == "process_cpu_seconds_total"));
+    }
 }
