@@ -55,13 +55,14 @@ pub(super) fn read(
     let count = i64::try_from(limit.changes.max(1)).unwrap_or(i64::MAX);
     let mut rows = select.query(params![after, count])?;
     let mut read = Read { changes: Vec::new(), upto: after, all: true };
-    let mut bytes = 0;
+    let (mut bytes, mut seen) = (0, 0);
     while let Some(row) = rows.next()? {
         if bytes >= limit.bytes || read.changes.len() >= limit.changes.max(1) {
             read.all = false;
             break;
         }
         read.upto = row.get(0)?;
+        seen += 1;
         let name = row.get_ref(1)?.as_str().unwrap_or_default();
         // Nobody watches the table any more.
         let Some(table) = tables.iter().find(|table| table.name.eq_ignore_ascii_case(name)) else { continue };
@@ -70,7 +71,8 @@ pub(super) fn read(
         bytes += made.iter().map(size).sum::<usize>();
         read.changes.extend(made);
     }
-    read.all &= read.changes.len() < limit.changes.max(1);
+    // Rows, not changes: a row of the log may make none, or two.
+    read.all &= seen < count;
     Ok(read)
 }
 

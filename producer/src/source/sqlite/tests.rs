@@ -518,6 +518,18 @@ async fn a_record_without_a_whole_key_is_left_out() {
 }
 
 #[tokio::test]
+async fn what_is_left_out_does_not_hold_up_what_follows() {
+    let desk = Desk::incidents();
+    let mut source = desk.source(&[("incident", &[])]);
+    quiet(&mut source).await;
+    // More rows than one poll takes, in one transaction: nothing wakes the source afterwards.
+    let numbers = serde_json::Value::from((1..=250).collect::<Vec<_>>());
+    desk.run(&format!("INSERT INTO incident SELECT nullif('I' || value, 'I7'), 1, 'abel' FROM json_each('{numbers}')"));
+    let changes = take(&mut source, 249).await;
+    assert_eq!(lines(&changes).last().map(String::as_str), Some("insert I250: I250 1 abel"));
+}
+
+#[tokio::test]
 async fn booleans_and_infinities_have_their_own_forms() {
     let desk = Desk::new("CREATE TABLE t (id INTEGER PRIMARY KEY, active BOOLEAN, big REAL)");
     let mut source = desk.source(&[("t", &[])]);
