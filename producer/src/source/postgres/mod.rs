@@ -139,6 +139,9 @@ impl Source for PostgresSource {
         if polled.is_err() {
             self.last_lag_bytes = self.lag_bytes();
             self.stage = Stage::Apart;
+            // A copy that is not safe yet is made again, under a number of its own: positions to come say nothing of this one.
+            let safe = self.committed.map_or(0, |position| position.copies);
+            self.reported.retain(|(number, _)| *number <= safe);
         }
         polled
     }

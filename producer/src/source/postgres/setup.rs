@@ -46,6 +46,7 @@ pub(super) async fn prepare(
     let state = State::read(settings, sql).await?;
     let epoch = enter_epoch(settings, sql, &state, server).await?;
     let slot = check_slot(settings, sql, &state).await?;
+    State::forget_others(settings, sql).await?;
     ensure_publication(settings, sql, &state).await?;
     let (tables, jobs) = follow(settings, sql, &state, true).await?;
     if let Slot::Missing = slot {

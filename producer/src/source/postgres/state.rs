@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 
 use super::connect::Settings;
 use super::table::Job;
-use crate::source::SourceError;
+use crate::source::{SourceError, WatchedTable};
 
 /// Creates what an application and this source need in the database. The lock lets two sources start at once.
 const CREATE: &str = "
@@ -128,6 +128,19 @@ impl State {
         followed: Followed,
     ) -> Result<(), SourceError> {
         put(settings, sql, &table_key(table), &followed).await
+    }
+
+    /// Forgets the tables and copies of shares that are gone: should they come back, they have missed changes.
+    pub(super) async fn forget_others(settings: &Settings, sql: &Client) -> Result<(), SourceError> {
+        let of_table = |watched: &WatchedTable| {
+            let copies = watched.copy_for.iter().map(|share| copy_key(&watched.table, share));
+            copies.chain([table_key(&watched.table)]).collect::<Vec<_>>()
+        };
+        let wanted: Vec<_> = settings.tables.iter().flat_map(of_table).collect();
+        let statement = "DELETE FROM syncline.state
+            WHERE source = $1 AND (key LIKE 'table:%' OR key LIKE 'copied:%') AND key <> ALL ($2)";
+        let forgotten = sql.execute(statement, &[&settings.source, &wanted]).await;
+        forgotten.map(drop).map_err(|error| settings.failed("writing the state", &error))
     }
 
     /// Remembers that a copy is safe elsewhere. Idempotent.

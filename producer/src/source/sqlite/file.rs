@@ -165,8 +165,11 @@ impl Opened {
     pub(super) fn prune(&self, committed: SqlitePosition) -> rusqlite::Result<bool> {
         let writing = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)?;
         writing
-            .prepare_cached("UPDATE _syncline_copy SET done = 1 WHERE id <= ?1 AND NOT done")?
-            .execute([committed.copied])?;
+            .prepare_cached(
+                "UPDATE _syncline_copy SET done = 1
+                 WHERE id <= ?1 AND NOT done AND ?2 = (SELECT epoch FROM _syncline_state)",
+            )?
+            .execute([committed.copied, i64::from(committed.epoch)])?;
         writing
             .prepare_cached("UPDATE _syncline_state SET committed = ?1 WHERE epoch = ?2 AND committed < ?1")?
             .execute([committed.change, i64::from(committed.epoch)])?;

@@ -180,5 +180,16 @@ fn forget_others(connection: &Connection, watched: &[WatchedTable], tables: &[Ta
         connection.execute("DELETE FROM _syncline_table WHERE name = ?1", [name])?;
         connection.execute("DELETE FROM _syncline_copy WHERE table_name = ?1", [name])?;
     }
+    // Should a share come back, it has missed changes.
+    let copies: Vec<(i64, String, String)> = connection
+        .prepare("SELECT id, table_name, share FROM _syncline_copy WHERE share IS NOT NULL")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    let asks = |watched: &WatchedTable, table: &str, share: &str| {
+        *watched.table == *table && watched.copy_for.iter().any(|asking| **asking == *share)
+    };
+    for (id, ..) in copies.iter().filter(|(_, table, share)| !watched.iter().any(|one| asks(one, table, share))) {
+        connection.execute("DELETE FROM _syncline_copy WHERE id = ?1", [id])?;
+    }
     Ok(())
 }

@@ -313,6 +313,46 @@ async fn the_rows_already_there_are_copied_once_for_the_share_that_asks() {
 }
 
 #[tokio::test]
+async fn a_share_that_was_gone_for_a_while_is_copied_again() {
+    let desk = Desk::incidents();
+    desk.run("INSERT INTO incident VALUES ('I1', 1, 'a')");
+    for watched in [&[("incident", ["s"].as_slice())][..], &[("incident", &[])]] {
+        let mut source = desk.source(watched);
+        if watched[0].1.is_empty() {
+            quiet(&mut source).await;
+        } else {
+            next(&mut source).await;
+        }
+        source.close().await;
+    }
+    let mut source = desk.source(&[("incident", &["s"])]);
+    assert_eq!(lines(&next(&mut source).await), ["bulk I1: I1 1 a for s"]);
+}
+
+#[tokio::test]
+async fn a_position_of_a_lost_log_finishes_no_copy_of_the_next() {
+    let desk = Desk::incidents();
+    desk.run("INSERT INTO incident VALUES ('I1', 1, 'a')");
+    let mut source = desk.source(&[("incident", &["s"])]);
+    next(&mut source).await;
+    // Everything of ours is taken out of the file, so that the numbers of copies start over.
+    desk.run(
+        "DROP TABLE _syncline_state; DROP TABLE _syncline_copy; DROP TABLE _syncline_table;
+         DELETE FROM sqlite_sequence WHERE name = '_syncline_copy'",
+    );
+    // Epochs are seconds.
+    let second = jiff::Timestamp::now().as_second();
+    while jiff::Timestamp::now().as_second() == second {
+        thread::sleep(Duration::from_millis(10));
+    }
+    let copied = source.poll(LIMIT).await.expect("a poll").changes;
+    assert_eq!(lines(&copied), ["bulk I1: I1 1 a for s"]);
+    source.close().await;
+    let mut source = desk.source(&[("incident", &["s"])]);
+    assert_eq!(lines(&next(&mut source).await), ["bulk I1: I1 1 a for s"], "it was not committed");
+}
+
+#[tokio::test]
 async fn a_copy_that_was_not_finished_is_made_again() {
     let desk = Desk::incidents();
     desk.run("INSERT INTO incident VALUES ('I1', 1, 'a'), ('I2', 2, 'b'), ('I3', 3, 'c')");

@@ -68,6 +68,42 @@ async fn a_copy_with_writes_beside_it_has_no_gap() {
 }
 
 #[tokio::test]
+async fn a_copy_that_was_not_safe_when_the_connection_broke_is_not_remembered_by_a_later_position() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE item (id int PRIMARY KEY, n int); INSERT INTO item VALUES (1, 0)").await;
+    let mut source = database.source(&[("item", &["first"])]);
+    let (_, unsafe_yet) = read(&mut source, 1).await;
+    let end = format!(
+        "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{}'",
+        database.name
+    );
+    database.run(&end).await;
+    assert!(matches!(failure(&mut source).await, SourceError::Unreachable { .. }));
+    // The copy is under way again, and something else of the new connection is safe.
+    while !matches!(source.stage, super::super::Stage::Live(_)) {
+        let _ = tokio::time::timeout(Duration::from_millis(10), source.poll(PollLimit { changes: 1, bytes: 1 })).await;
+    }
+    source.commit(&super::super::Position { lsn: 0, ..unsafe_yet }).await.expect("committed");
+    let copied = "SELECT key FROM syncline.state WHERE key LIKE 'copied:%'";
+    assert_eq!(database.text(copied).await, None);
+}
+
+#[tokio::test]
+async fn a_share_that_was_gone_for_a_while_is_copied_again() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE item (id int PRIMARY KEY, n int); INSERT INTO item VALUES (1, 0)").await;
+    for watched in [&[("item", ["first"].as_slice())][..], &[("item", &[])], &[("item", &["first"])], &[]] {
+        let mut source = database.source(watched);
+        let expected = usize::from(watched.iter().any(|(_, shares)| !shares.is_empty()));
+        let (_, position) = read(&mut source, expected).await;
+        source.commit(&position).await.expect("committed");
+        source.close().await;
+    }
+    let mut source = database.source(&[("item", &["first"])]);
+    read(&mut source, 1).await;
+}
+
+#[tokio::test]
 async fn each_share_gets_its_own_copy_once() {
     let database = Database::new().await;
     database.run("CREATE TABLE item (id int PRIMARY KEY, n int); INSERT INTO item VALUES (1, 0)").await;
