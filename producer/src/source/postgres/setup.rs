@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use pgwire_replication::client::IdentifySystem;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -147,7 +148,10 @@ async fn check_owner(settings: &Settings, sql: &Client, table: &Table) -> Result
     Ok((!row.get::<_, bool>(1)).then(|| settings.refused(problem)))
 }
 
-/// The epoch of this server's log: one more than before when the system or its timeline changed.
+/// The epoch of this server's log: a new one when the system or its timeline changed.
+///
+/// It is the second it began, so that it is newer than all before it even where those are forgotten: a database that was
+/// made anew knows nothing of them, one that came back from a backup not all.
 async fn enter_epoch(
     settings: &Settings,
     sql: &Client,
@@ -161,7 +165,8 @@ async fn enter_epoch(
     {
         return Ok(known.epoch);
     }
-    let epoch = known.map_or(0, |known| known.epoch).saturating_add(1);
+    let now = u32::try_from(Timestamp::now().as_second()).unwrap_or(u32::MAX);
+    let epoch = known.map_or(now, |known| now.max(known.epoch.saturating_add(1)));
     State::put_epoch(settings, sql, &here(epoch)).await?;
     tracing::info!(source = settings.source, epoch, "the source's log begins a new epoch");
     Ok(epoch)
