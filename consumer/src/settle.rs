@@ -176,7 +176,8 @@ impl<B: Broker> Settler<B> {
         }
     }
 
-    /// A dead letter of one record, sealed again under the key its batch came with.
+    /// A dead letter of one record, sealed again under the key its batch came with. Where that key has been taken out of
+    /// the configuration meanwhile it is the whole batch; replayed, the other records are duplicates.
     fn letter_of_record(
         &self,
         delivery: &Delivery,
@@ -185,22 +186,20 @@ impl<B: Broker> Settler<B> {
         error: &str,
         keyring: &Keyring,
     ) -> Result<DeadLetter, QueueError> {
-        let message = if envelope.route().records == 1 {
-            delivery.message().clone()
-        } else {
-            let key = match envelope.cipher() {
-                Cipher::None => Some(Seal::Plain),
-                Cipher::Base64 => Some(Seal::Base64),
-                Cipher::TripleDes | Cipher::Aes128 | Cipher::Aes256 => {
-                    keyring.get(envelope.key()).cloned().map(Seal::Key)
-                }
-            };
-            let Some(key) = key else { unreachable!("the batch was opened with this key") };
-            let mut line = Vec::new();
-            write_line(&mut line, &record.key, record.version, record.at, record.data.as_ref(), record.partial);
-            let route = Route { records: 1, ..envelope.route().clone() };
-            let sealed = seal(&key, route, &line);
-            sealed.map_err(|error| QueueError::Park(PublishError::Seal(error)))?.to_message()
+        let key = match envelope.cipher() {
+            Cipher::None => Some(Seal::Plain),
+            Cipher::Base64 => Some(Seal::Base64),
+            Cipher::TripleDes | Cipher::Aes128 | Cipher::Aes256 => keyring.get(envelope.key()).cloned().map(Seal::Key),
+        };
+        let message = match key.filter(|_| envelope.route().records > 1) {
+            None => delivery.message().clone(),
+            Some(key) => {
+                let mut line = Vec::new();
+                write_line(&mut line, &record.key, record.version, record.at, record.data.as_ref(), record.partial);
+                let route = Route { records: 1, ..envelope.route().clone() };
+                let sealed = seal(&key, route, &line);
+                sealed.map_err(|error| QueueError::Park(PublishError::Seal(error)))?.to_message()
+            }
         };
         Ok(self.letter(delivery, message, Reason::Target, error.to_owned()))
     }

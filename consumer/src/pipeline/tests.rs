@@ -247,6 +247,26 @@ async fn an_unknown_key_pauses_the_partition_and_drains_nothing_until_it_is_know
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_record_refused_after_its_key_was_taken_away_is_set_aside_with_its_batch() {
+    let scene = Scene::new().declared().await;
+    scene.target.refuse("INC3");
+    scene.publish("2027-01", "incident", Action::Insert, &[("INC1", 1)]).await;
+    scene.publish("2026-11", "incident", Action::Insert, &[("INC2", 2), ("INC3", 3)]).await;
+    let settled = async || {
+        if scene.health.paused().values().any(|reason| reason.contains("2027-01")) {
+            let mut others = Keyring::default();
+            others.insert(key_for("2027-01"));
+            *scene.keyring.lock().expect("no panic") = others;
+        }
+        scene.depth().await == 0
+    };
+    scene.run_until("settled", settled).await;
+    assert_eq!(scene.numbers(), ["INC1", "INC2"]);
+    let dead: Vec<_> = scene.dead().await.iter().map(|letter| (letter.reason, letter.message.records())).collect();
+    assert_eq!(dead, [(Reason::Target, 2)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_target_out_of_reach_or_unfit_is_waited_for() {
     let scene = Scene::new().declared().await;
     let cause = || Box::new(std::io::Error::other("connection refused"));
