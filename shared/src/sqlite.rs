@@ -69,6 +69,24 @@ pub fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
+/// Device and number of a file.
+pub type FileId = (u64, u64);
+
+/// Which file a path names now: an open connection stays with the one it has opened, also when that is removed or replaced.
+#[cfg(unix)]
+#[must_use]
+pub fn file_id(path: &Path) -> Option<FileId> {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
+
+/// Elsewhere an open file cannot be replaced.
+#[cfg(not(unix))]
+#[must_use]
+pub fn file_id(path: &Path) -> Option<FileId> {
+    std::fs::metadata(path).ok().map(|_| (0, 0))
+}
+
 /// A number that changes whenever another connection has written to the file; costs microseconds.
 ///
 /// # Errors

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
-use syncline_shared::sqlite;
+use syncline_shared::sqlite::{self, FileId, file_id};
 
 use super::call::Call;
 use super::catalog::{self, Table};
@@ -26,9 +26,6 @@ pub(super) struct Session {
     connection: Connection,
     file: Option<FileId>,
 }
-
-/// Device and number of a file: a path may come to name another one.
-type FileId = (u64, u64);
 
 /// Applies a call through the session there is, or a new one. After an error that a new one may heal none is kept.
 pub(super) fn apply(
@@ -141,18 +138,6 @@ fn mark_as_ours(transaction: &Transaction<'_>) -> rusqlite::Result<bool> {
         transaction.execute("INSERT INTO main._syncline_applying (origin) VALUES ('syncline')", [])?;
     }
     Ok(is_source)
-}
-
-#[cfg(unix)]
-fn file_id(path: &Path) -> Option<FileId> {
-    use std::os::unix::fs::MetadataExt as _;
-    fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
-}
-
-/// Elsewhere an open file cannot be replaced.
-#[cfg(not(unix))]
-fn file_id(path: &Path) -> Option<FileId> {
-    fs::metadata(path).ok().map(|_| (0, 0))
 }
 
 fn missing_file(config: &SqliteTargetConfig) -> ApplyError {

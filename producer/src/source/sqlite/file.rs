@@ -4,7 +4,7 @@ use std::fs::{File, TryLockError};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
-use syncline_shared::sqlite;
+use syncline_shared::sqlite::{self, FileId, file_id};
 
 use super::copy::{self, Place};
 use super::error::Fault;
@@ -32,6 +32,7 @@ pub(super) struct At {
 /// The file, open and set up.
 pub(super) struct Opened {
     connection: Connection,
+    file: Option<FileId>,
     tables: Vec<Table>,
     schema_version: i64,
     decoder: Decoder,
@@ -57,7 +58,7 @@ pub(super) fn step(
     limit: PollLimit,
 ) -> Result<Step, Fault> {
     let (opened, at) = match (slot, at) {
-        (Some(opened), Some(at)) => (opened, at),
+        (Some(opened), Some(at)) if opened.file == file_id(&settings.config.path) => (opened, at),
         (slot, _) => {
             // The lock on the file goes with what was opened before.
             *slot = None;
@@ -72,9 +73,10 @@ impl Opened {
     fn open(settings: &Settings, committed: Option<SqlitePosition>) -> Result<(Self, At), Fault> {
         let mut connection = sqlite::open(&settings.config.path, false)?;
         let lock = lock(settings)?;
+        let file = file_id(&settings.config.path);
         // The log is read again after a crash in any case, so its upkeep need not wait for the disk.
         connection.pragma_update(None, "synchronous", "NORMAL")?;
-        let prepared = setup::prepare(&mut connection, &settings.name, &settings.watched)?;
+        let prepared = setup::prepare(&mut connection, &settings.name, &settings.watched, committed)?;
         let mut position = prepared.committed;
         if let Some(committed) = committed.filter(|committed| committed.epoch == position.epoch) {
             position.change = position.change.max(committed.change);
@@ -82,6 +84,7 @@ impl Opened {
         }
         let opened = Self {
             connection,
+            file,
             tables: prepared.tables,
             schema_version: prepared.schema_version,
             decoder: Decoder::default(),
@@ -115,7 +118,8 @@ impl Opened {
             if setup::schema_version(&reading)? != self.schema_version {
                 drop(reading);
                 // Before anything is read: what the triggers wrote for a table that has changed must be completed.
-                let prepared = setup::prepare(&mut self.connection, &settings.name, &settings.watched)?;
+                let prepared =
+                    setup::prepare(&mut self.connection, &settings.name, &settings.watched, Some(at.position))?;
                 (self.tables, self.schema_version) = (prepared.tables, prepared.schema_version);
                 if prepared.committed.epoch != at.position.epoch {
                     at.position = prepared.committed;

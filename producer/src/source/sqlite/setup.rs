@@ -40,11 +40,17 @@ pub(super) struct Prepared {
 /// Brings the file in step with what is watched, in one transaction.
 ///
 /// A table that appears after it was first asked for is copied for all shares, for its rows may be older than the
-/// triggers; so is one whose triggers were taken away, and every table when the change log was lost.
-pub(super) fn prepare(connection: &mut Connection, source: &str, watched: &[WatchedTable]) -> Result<Prepared, Fault> {
+/// triggers; so is one whose triggers were taken away, and every table when the change log was lost: it ends before what
+/// was `read` of it.
+pub(super) fn prepare(
+    connection: &mut Connection,
+    source: &str,
+    watched: &[WatchedTable],
+    read: Option<SqlitePosition>,
+) -> Result<Prepared, Fault> {
     let writing = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     writing.execute_batch(TABLES)?;
-    let (epoch, committed, lost) = epoch(&writing)?;
+    let (epoch, committed, lost) = epoch(&writing, read)?;
     if lost {
         warn!(
             source,
@@ -114,13 +120,18 @@ pub(super) fn newest_change(connection: &Connection) -> rusqlite::Result<i64> {
 ///
 /// The epoch is the second the change log was begun: a log that was lost and begun again gives newer versions than the
 /// one before, even when everything of ours was removed from the file.
-fn epoch(connection: &Connection) -> rusqlite::Result<(u32, i64, bool)> {
+fn epoch(connection: &Connection, read: Option<SqlitePosition>) -> rusqlite::Result<(u32, i64, bool)> {
     let found: Option<(u32, i64)> = connection
         .query_row("SELECT epoch, committed FROM _syncline_state", [], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let now = u32::try_from(Timestamp::now().as_second()).unwrap_or(u32::MAX);
     match found {
-        Some((epoch, committed)) if newest_change(connection)? >= committed => Ok((epoch, committed, false)),
+        Some((epoch, committed))
+            if newest_change(connection)?
+                >= read.filter(|read| read.epoch == epoch).map_or(committed, |read| read.change.max(committed)) =>
+        {
+            Ok((epoch, committed, false))
+        }
         Some((epoch, _)) => {
             let next = now.max(epoch.saturating_add(1));
             connection.execute("UPDATE _syncline_state SET epoch = ?1, committed = 0", [next])?;

@@ -500,6 +500,27 @@ async fn a_lost_log_begins_a_new_epoch_and_copies_everything() {
 }
 
 #[tokio::test]
+async fn a_file_that_was_replaced_is_read_and_an_older_one_copied() {
+    let desk = Desk::incidents();
+    desk.run("PRAGMA journal_mode = DELETE");
+    let mut source = desk.source(&[("incident", &[])]);
+    quiet(&mut source).await;
+    desk.run("INSERT INTO incident VALUES ('I1', 1, 'a')");
+    next(&mut source).await;
+    let backup = desk.folder.path().join("backup.db");
+    desk.run(&format!("VACUUM INTO '{}'", backup.display()));
+    desk.run("UPDATE incident SET priority = 2; UPDATE incident SET priority = 3");
+    let last = take(&mut source, 2).await;
+    std::fs::rename(&backup, path(desk.folder.path())).expect("the backup takes its place");
+    connect(desk.folder.path())
+        .execute_batch("UPDATE incident SET priority = 4")
+        .expect("a change of the restored file");
+    let copied = next(&mut source).await;
+    assert_eq!(lines(&copied), ["bulk I1: I1 4 a"]);
+    assert!(copied[0].version > last[1].version);
+}
+
+#[tokio::test]
 async fn a_table_nobody_watches_any_more_has_no_triggers() {
     let desk = Desk::incidents();
     let mut source = desk.source(&[("incident", &[])]);
