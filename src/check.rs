@@ -71,16 +71,26 @@ impl OnBroker for Reach {
     type Output = Finding;
 
     async fn run<B: Broker>(self, broker: B, config: &Config) -> Result<Finding, Failure> {
-        let mut problems = Vec::new();
+        let (mut problems, mut notes) = (Vec::new(), Vec::new());
         for queue in config.shared_queues.values() {
             match broker.status(queue).await {
-                // A queue that is not there yet is made by whichever service starts first.
-                Ok(_) | Err(QueueError::Topology { .. }) => {}
+                Ok(status) if status.partitions.len() == usize::try_from(queue.partitions).unwrap_or(usize::MAX) => {}
+                Ok(status) => problems.push(format!(
+                    "shared queue {} has {} partitions, the configuration says {}",
+                    queue.name,
+                    status.partitions.len(),
+                    queue.partitions
+                )),
+                Err(QueueError::Missing { queue }) => {
+                    notes.push(format!(
+                        "shared queue {queue} does not exist; whichever service starts first creates it"
+                    ));
+                }
                 Err(error) => problems.push(chain(&error)),
             }
         }
         problems.dedup();
-        Ok(Finding { system: "queue".to_owned(), problems, notes: Vec::new() })
+        Ok(Finding { system: "queue".to_owned(), problems, notes })
     }
 }
 

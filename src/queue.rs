@@ -34,7 +34,8 @@ pub(crate) fn unavailable(error: &QueueError) -> Failure {
     let hint = match error {
         QueueError::Unreachable { .. } => "Is it running, and is the address in [queue] right?",
         QueueError::Refused { .. } => "Check user, password and virtual host in [queue], and the user's permissions.",
-        QueueError::Topology { .. } => "Start the producer or the consumer once to create it.",
+        QueueError::Missing { .. } => "Start the producer or the consumer once to create it.",
+        QueueError::Topology { .. } => "Compare its [shared_queue] with what the broker has.",
         QueueError::Storage { .. } => "Check the path in [queue], its permissions and the free space.",
         QueueError::Setup { .. } => "Check password_file and the certificates in [queue].",
         QueueError::Park(_) | QueueError::Replay(_) => "The dead letters are as they were; try again.",
@@ -50,12 +51,18 @@ pub(crate) fn unavailable(error: &QueueError) -> Failure {
 pub(crate) async fn status(path: &Path, env: &Env, json: bool) -> Result<(), Failure> {
     struct Status;
     impl OnBroker for Status {
-        type Output = Vec<(String, QueueStatus)>;
+        /// `None` for a queue that is not created yet.
+        type Output = Vec<(String, Option<QueueStatus>)>;
 
         async fn run<B: Broker>(self, broker: B, config: &Config) -> Result<Self::Output, Failure> {
             let mut all = Vec::new();
             for (name, queue) in &config.shared_queues {
-                all.push((name.clone(), broker.status(queue).await.map_err(|error| unavailable(&error))?));
+                let status = match broker.status(queue).await {
+                    Ok(status) => Some(status),
+                    Err(QueueError::Missing { .. }) => None,
+                    Err(error) => return Err(unavailable(&error)),
+                };
+                all.push((name.clone(), status));
             }
             Ok(all)
         }
@@ -63,13 +70,17 @@ pub(crate) async fn status(path: &Path, env: &Env, json: bool) -> Result<(), Fai
     let config = Config::load(path, env, Role::Queue)?;
     let all = on_broker(Status, &config).await?;
     if json {
-        let queues: Vec<_> = all.iter().map(|(name, status)| describe(name, status)).collect();
+        let queues: Vec<_> = all.iter().map(|(name, status)| describe(name, status.as_ref())).collect();
         println!("{}", serde_json::Value::Array(queues));
         return Ok(());
     }
     let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
     let mut rows = vec![["QUEUE", "PARTITION", "READY", "UNACKED", "CONSUMERS", "OLDEST"].map(str::to_owned)];
     for (name, status) in &all {
+        let Some(status) = status else {
+            rows.push([name, "not created yet", "-", "-", "-", "-"].map(str::to_owned));
+            continue;
+        };
         for PartitionStatus { partition, ready, unacked, consumers, oldest_seconds } in &status.partitions {
             let oldest = oldest_seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds} s"));
             let (partition, ready, consumers) = (partition.to_string(), ready.to_string(), consumers.to_string());
@@ -88,7 +99,8 @@ pub(crate) async fn status(path: &Path, env: &Env, json: bool) -> Result<(), Fai
     Ok(())
 }
 
-fn describe(name: &str, status: &QueueStatus) -> serde_json::Value {
+fn describe(name: &str, status: Option<&QueueStatus>) -> serde_json::Value {
+    let Some(status) = status else { return json!({ "queue": name, "created": false }) };
     let partition = |one: &PartitionStatus| {
         json!({
             "partition": one.partition, "ready": one.ready, "unacked": one.unacked,
@@ -96,7 +108,7 @@ fn describe(name: &str, status: &QueueStatus) -> serde_json::Value {
         })
     };
     let partitions: Vec<_> = status.partitions.iter().map(partition).collect();
-    json!({ "queue": name, "partitions": partitions, "dead_letters": status.dead_letters })
+    json!({ "queue": name, "created": true, "partitions": partitions, "dead_letters": status.dead_letters })
 }
 
 /// Lines up columns of text; the first row is the heading.

@@ -1,8 +1,9 @@
 //! The command line: exit codes and what a person reads.
 
-use crate::kit::config::{Folder, common, embedded};
+use crate::kit::config::{Folder, common, embedded, rabbitmq};
 use crate::kit::database::Database;
 use crate::kit::process::syncline;
+use crate::kit::rabbit::Vhost;
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -148,6 +149,23 @@ async fn a_table_that_may_come_later_is_a_note_of_a_check_that_succeeds() {
     let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(found[1]["notes"].as_array().map(Vec::len), Some(1), "{found}");
     assert_eq!(found[1]["problems"].as_array().map(Vec::len), Some(0), "{found}");
+    assert!(found[0]["notes"][0].as_str().unwrap().starts_with("shared queue crm does not exist"), "{found}");
+    assert!(!folder.file("queue.db").exists());
+}
+
+#[test]
+fn a_shared_queue_nobody_created_yet_is_told_as_such() {
+    let (folder, vhost) = (Folder::create(), Vhost::create());
+    for queue in [embedded(&folder), rabbitmq(&vhost.url)] {
+        folder.write("syncline.toml", &format!("{queue}{}", common(&folder)));
+        let output = syncline(folder.path(), &["queue", "status"]);
+        let found = text(&output.stdout);
+        assert!(output.status.success(), "{found}\n{}", text(&output.stderr));
+        assert!(found.contains("crm    not created yet"), "{found}");
+        let output = syncline(folder.path(), &["--json", "queue", "status"]);
+        let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(found, serde_json::json!([{ "queue": "crm", "created": false }]));
+    }
     assert!(!folder.file("queue.db").exists());
 }
 

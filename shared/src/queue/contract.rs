@@ -372,8 +372,17 @@ pub(super) async fn another_number_of_partitions_is_refused<B: Broker>(bench: Be
 
 pub(super) async fn a_missing_queue_is_systemic_and_the_publisher_goes_on_once_it_is_there<B: Broker>(bench: Bench<B>) {
     let systemic = |error: QueueError| assert_eq!(error.class(), Class::Systemic, "{error}");
-    systemic(bench.broker.status(&queue()).await.expect_err("no queue, no status"));
-    systemic(bench.broker.dead_letters(QUEUE, 1).await.expect_err("no queue, no dead letters"));
+    let missing = |error: QueueError| {
+        assert!(matches!(&error, QueueError::Missing { queue } if queue == QUEUE), "{error:?}");
+        systemic(error);
+    };
+    missing(bench.broker.status(&queue()).await.expect_err("no queue, no status"));
+    missing(bench.broker.dead_letters(QUEUE, 1).await.expect_err("no queue, no dead letters"));
+    for settlement in [Settlement::Replay, Settlement::Discard] {
+        let ids = ["none".to_owned()];
+        let settled = bench.broker.settle_dead_letters(QUEUE, &ids, settlement).await;
+        missing(settled.expect_err("no queue, no dead letters"));
+    }
     systemic(bench.broker.subscriber(QUEUE, 0, &replica("a")).await.err().expect("no queue, no subscriber"));
 
     let mut publisher = bench.broker.publisher().await.expect("a publisher");

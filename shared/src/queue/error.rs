@@ -94,7 +94,13 @@ pub enum QueueError {
         #[source]
         cause: Cause,
     },
-    /// A queue or exchange is missing or has other properties than the configuration says.
+    /// The shared queue was never declared, or is gone altogether.
+    #[error("shared queue {queue:?} does not exist yet")]
+    Missing {
+        /// The shared queue.
+        queue: String,
+    },
+    /// One of its queues or its exchange is missing or has other properties than the configuration says.
     #[error("shared queue {queue:?} is not as configured: {problem}")]
     Topology {
         /// The shared queue.
@@ -125,7 +131,11 @@ impl QueueError {
     pub fn class(&self) -> Class {
         match self {
             Self::Unreachable { .. } => Class::Transient,
-            Self::Refused { .. } | Self::Setup { .. } | Self::Topology { .. } | Self::Storage { .. } => Class::Systemic,
+            Self::Refused { .. }
+            | Self::Setup { .. }
+            | Self::Missing { .. }
+            | Self::Topology { .. }
+            | Self::Storage { .. } => Class::Systemic,
             Self::Park(error) | Self::Replay(error) => error.class(),
         }
     }

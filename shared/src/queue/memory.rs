@@ -77,7 +77,7 @@ impl State {
     }
 
     fn queue(&mut self, name: &str) -> Result<&mut Queue, QueueError> {
-        self.queues.get_mut(name).ok_or_else(|| topology(name, "it does not exist; declare it first"))
+        self.queues.get_mut(name).ok_or_else(|| QueueError::Missing { queue: name.to_owned() })
     }
 
     fn partition(&mut self, name: &str, partition: u32) -> Result<&mut Partition, QueueError> {

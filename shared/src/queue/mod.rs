@@ -57,10 +57,16 @@ pub trait Broker: Clone + Send + Sync + 'static {
         options: &SubscribeOptions,
     ) -> impl Future<Output = Result<Self::Subscriber, QueueError>> + Send;
 
-    /// Depth, consumers and age of each partition, and of the dead letters.
+    /// Depth, consumers and age of each partition, and of the dead letters. Makes nothing.
+    ///
+    /// # Errors
+    /// [`QueueError::Missing`] before the first [`declare`](Broker::declare), [`QueueError::Topology`] when parts are gone.
     fn status(&self, queue: &SharedQueue) -> impl Future<Output = Result<QueueStatus, QueueError>> + Send;
 
     /// Reads up to `limit` dead letters of a shared queue without taking them, oldest first.
+    ///
+    /// # Errors
+    /// [`QueueError::Missing`] before the first [`declare`](Broker::declare).
     fn dead_letters(
         &self,
         queue: &str,
@@ -71,6 +77,9 @@ pub trait Broker: Clone + Send + Sync + 'static {
     ///
     /// Replay is confirmed before the dead letter is removed, so a crash repeats it and never loses it. Returns how many
     /// were found and settled.
+    ///
+    /// # Errors
+    /// [`QueueError::Missing`] before the first [`declare`](Broker::declare).
     fn settle_dead_letters(
         &self,
         queue: &str,

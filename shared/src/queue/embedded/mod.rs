@@ -112,7 +112,7 @@ impl Embedded {
 impl Shared {
     /// Looking at a queue does not make its file.
     fn require_file(&self, queue: &str) -> Result<(), QueueError> {
-        if self.file.exists() { Ok(()) } else { Err(missing(queue, None)) }
+        if self.file.exists() { Ok(()) } else { Err(missing(queue)) }
     }
 
     /// Runs a read in a transaction of its own.
@@ -192,7 +192,7 @@ impl Broker for Embedded {
         let (name, now) = (queue.name.clone(), now_ms());
         let status = self.shared.read(move |connection| status(connection, &name, now)).await?;
         if status.partitions.is_empty() {
-            return Err(missing(&queue.name, None));
+            return Err(missing(&queue.name));
         }
         Ok(status)
     }
@@ -204,7 +204,7 @@ impl Broker for Embedded {
             let declared = partition_id(connection, &name, 0)?.is_some();
             declared.then(|| message::dead_letters(connection, &name, limit)).transpose()
         });
-        letters.await?.ok_or_else(|| missing(queue, None))
+        letters.await?.ok_or_else(|| missing(queue))
     }
 
     async fn settle_dead_letters(
@@ -215,11 +215,16 @@ impl Broker for Embedded {
     ) -> Result<usize, QueueError> {
         self.shared.require_file(queue)?;
         let (name, ids) = (queue.to_owned(), ids.to_vec());
-        let settled = self.shared.write(Durability::Safe, move |connection| match settlement {
-            Settlement::Replay => message::replay(connection, &name, &ids),
-            Settlement::Discard => message::discard(connection, &name, &ids).map(Ok),
+        let settled = self.shared.write(Durability::Safe, move |connection| {
+            if partition_id(connection, &name, 0)?.is_none() {
+                return Ok(None);
+            }
+            match settlement {
+                Settlement::Replay => message::replay(connection, &name, &ids).map(Some),
+                Settlement::Discard => message::discard(connection, &name, &ids).map(|settled| Some(Ok(settled))),
+            }
         });
-        settled.await?.map_err(|routing_key| {
+        settled.await?.ok_or_else(|| missing(queue))?.map_err(|routing_key| {
             QueueError::Replay(PublishError::Unroutable { queue: queue.to_owned(), routing_key })
         })
     }
@@ -263,13 +268,8 @@ fn partition_id(connection: &Connection, queue: &str, number: u32) -> rusqlite::
         .optional()
 }
 
-/// A shared queue, or a partition of one, that was never declared.
-fn missing(queue: &str, partition: Option<u32>) -> QueueError {
-    let problem = match partition {
-        Some(partition) => format!("the queue file has no partition {partition} of it; declare it first"),
-        None => "the queue file does not have it; declare it first".to_owned(),
-    };
-    QueueError::Topology { queue: queue.to_owned(), problem }
+fn missing(queue: &str) -> QueueError {
+    QueueError::Missing { queue: queue.to_owned() }
 }
 
 /// Counts are never negative; a clock that was set back reads as 0.

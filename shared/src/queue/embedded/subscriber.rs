@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::lease::Lease;
 use super::thread::Durability;
-use super::{Shared, message, missing, partition_id};
+use super::{Shared, message, partition_id};
 use crate::envelope::Message;
 use crate::queue::{Delivery, QueueError, Settle, SubscribeOptions, Subscriber};
 
@@ -59,7 +59,10 @@ impl EmbeddedSubscriber {
                 Ok(Some((Lease::take(connection, partition, &replica)?, partition)))
             })
             .await?;
-        let Some((id, partition)) = taken else { return Err(missing(queue, Some(partition))) };
+        let Some((id, partition)) = taken else {
+            let problem = format!("the queue file has no partition {partition} of it; declare it first");
+            return Err(QueueError::Topology { queue: queue.to_owned(), problem });
+        };
         let (lease, news) = (shared.leases.hold(id, partition), shared.news.subscribe());
         let window = Arc::new(Semaphore::new(usize::from(options.prefetch.max(1))));
         Ok(Self { shared, lease, active: false, read_upto: 0, ahead: VecDeque::new(), window, news })

@@ -12,7 +12,7 @@ use futures_util::stream::StreamExt as _;
 use lapin::options::BasicAckOptions;
 use lapin::{Acker, Consumer};
 
-use super::connection::{OwnedChannel, Server, topology};
+use super::connection::{OwnedChannel, Server};
 use super::publisher::RabbitMqPublisher;
 use super::subscriber::consume;
 use super::topology::find;
@@ -39,7 +39,7 @@ impl Letters {
         let name = dead_queue(queue);
         let channel = server.channel().await?;
         let found = find(server, &channel, queue, &name).await?;
-        let found = found.ok_or_else(|| topology(queue, format!("queue {name} does not exist; declare it first")))?;
+        let found = found.ok_or_else(|| QueueError::Missing { queue: queue.to_owned() })?;
         let consumer = consume(server, &channel, queue, &name, LOOK_AT_MAX, 0).await?;
         let limit = u16::try_from(limit).unwrap_or(LOOK_AT_MAX).min(LOOK_AT_MAX);
         let left = u16::try_from(found.message_count()).unwrap_or(LOOK_AT_MAX).min(limit);

@@ -184,12 +184,20 @@ pub(super) async fn find(
 /// The counts of every partition and of the dead letters.
 pub(super) async fn status(server: &Server, queue: &SharedQueue) -> Result<QueueStatus, QueueError> {
     let name = &queue.name;
-    let missing = |what: &str| topology(name, format!("queue {what} does not exist; declare the shared queue first"));
+    let gone =
+        |what: &str| topology(name, format!("queue {what} does not exist; the next start of a service makes it"));
     let channel = server.channel().await?;
+    let dead_queue = dead_queue(name);
+    let Some(dead) = find(server, &channel, name, &dead_queue).await? else {
+        // Either nothing was declared, or somebody deleted this one.
+        let channel = server.channel().await?;
+        let first = find(server, &channel, name, &partition_queue(name, 0)).await?;
+        return Err(first.map_or_else(|| QueueError::Missing { queue: name.clone() }, |_| gone(&dead_queue)));
+    };
     let mut partitions = Vec::new();
     for partition in 0..queue.partitions {
         let partition_queue = partition_queue(name, partition);
-        let found = find(server, &channel, name, &partition_queue).await?.ok_or_else(|| missing(&partition_queue))?;
+        let found = find(server, &channel, name, &partition_queue).await?.ok_or_else(|| gone(&partition_queue))?;
         partitions.push(PartitionStatus {
             partition,
             ready: found.message_count().into(),
@@ -201,7 +209,5 @@ pub(super) async fn status(server: &Server, queue: &SharedQueue) -> Result<Queue
             oldest_seconds: None,
         });
     }
-    let dead_queue = dead_queue(name);
-    let dead = find(server, &channel, name, &dead_queue).await?.ok_or_else(|| missing(&dead_queue))?;
     Ok(QueueStatus { partitions, dead_letters: dead.message_count().into() })
 }
