@@ -43,7 +43,7 @@ impl OnBroker for Read<'_> {
 async fn read<B: Broker>(broker: &B, queue: &str, limit: usize) -> Result<Vec<DeadLetter>, Failure> {
     match broker.dead_letters(queue, limit).await {
         Ok(letters) => Ok(letters),
-        Err(QueueError::Topology { .. }) => Ok(Vec::new()),
+        Err(QueueError::Missing { .. }) => Ok(Vec::new()),
         Err(error) => Err(unavailable(&error)),
     }
 }
