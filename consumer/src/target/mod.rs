@@ -16,7 +16,20 @@ pub use error::ApplyError;
 use std::collections::BTreeMap;
 use std::future::Future;
 
+use serde::Deserialize;
 use syncline_shared::record::{Action, Record};
+
+/// What a target does where a table or a column is missing.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum SchemaMode {
+    /// The partition pauses and says what to create; nothing is lost.
+    #[default]
+    Strict,
+    /// It is created. PostgreSQL: numeric, boolean, bytea, else text, as the records tell. SQLite: the file too, and columns
+    /// without a type, so that every value stays as it arrives.
+    Evolve,
+}
 
 /// How one table of a shared queue lands in the target.
 #[derive(Clone, Debug, PartialEq, Eq)]

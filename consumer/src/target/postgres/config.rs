@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::target::SchemaMode;
 use serde::Deserialize;
 use syncline_shared::config::{FieldProblem, Secret};
 use syncline_shared::postgres::PostgresAddress;
@@ -40,17 +41,6 @@ pub struct PostgresTargetConfig {
     /// 1 and below `statement_timeout_ms`, default 10000.
     #[serde(default = "default_lock_timeout_ms")]
     pub lock_timeout_ms: u32,
-}
-
-/// What happens where a table or column is missing.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum SchemaMode {
-    /// The partition pauses and says what to create; nothing is lost.
-    #[default]
-    Strict,
-    /// It is created, with types as far as the records tell: numeric, boolean, bytea, else text.
-    Evolve,
 }
 
 impl PostgresTargetConfig {

@@ -14,7 +14,7 @@ mod group;
 mod session;
 mod sql;
 
-pub use config::{PostgresTargetConfig, SchemaMode};
+pub use config::PostgresTargetConfig;
 
 use std::time::Duration;
 

@@ -16,11 +16,12 @@ use tokio_postgres::{Client, Statement};
 
 use self::learn::wanted;
 use super::catalog::{self, Catalog};
-use super::config::{PostgresTargetConfig, SchemaMode};
+use super::config::PostgresTargetConfig;
 use super::copy;
 use super::error::{self, Doing};
 use super::group::{Form, Group, groups};
 use super::sql::{self, Places};
+use crate::target::SchemaMode;
 use crate::target::fold::{FoldedTable, Item, Taken, fold, items};
 use crate::target::{Applied, ApplyError, Batch, Outcome};
 

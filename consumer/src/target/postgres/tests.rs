@@ -3,6 +3,7 @@
 mod bench;
 mod schema;
 
+use crate::target::SchemaMode;
 use std::error::Error as _;
 use std::time::{Duration, Instant};
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::target::SchemaMode;
 use serde::Deserialize;
 use syncline_shared::config::FieldProblem;
 
@@ -22,17 +23,6 @@ pub struct SqliteTargetConfig {
     /// default 5000.
     #[serde(default = "default_busy_timeout_ms")]
     pub busy_timeout_ms: u32,
-}
-
-/// What happens where the file, a table or a column is missing.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum SchemaMode {
-    /// The partition pauses and says what to create; nothing is lost.
-    #[default]
-    Strict,
-    /// It is created; columns without a type, so that every value stays as it arrives.
-    Evolve,
 }
 
 impl SqliteTargetConfig {

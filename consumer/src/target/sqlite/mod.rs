@@ -25,7 +25,7 @@ mod session;
 mod shape;
 mod value;
 
-pub use config::{SchemaMode, SqliteTargetConfig};
+pub use config::SqliteTargetConfig;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -7,7 +7,8 @@ use syncline_shared::tls::TlsConfig;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
-use super::super::{PostgresTarget, PostgresTargetConfig, SchemaMode, sql};
+use super::super::{PostgresTarget, PostgresTargetConfig, sql};
+use crate::target::SchemaMode;
 use crate::target::contract::{Bench, Kind};
 
 pub(super) struct PostgresBench {

@@ -7,7 +7,8 @@ use syncline_shared::sqlite::quote;
 use tempfile::TempDir;
 
 use super::super::shape::list;
-use super::super::{SchemaMode, SqliteTarget, SqliteTargetConfig};
+use super::super::{SqliteTarget, SqliteTargetConfig};
+use crate::target::SchemaMode;
 use crate::target::contract::{Bench, Kind};
 
 pub(super) struct SqliteBench {

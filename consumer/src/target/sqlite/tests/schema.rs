@@ -1,5 +1,6 @@
 //! How the target meets the file and the schema it finds, lacks, or sees changed.
 
+use crate::target::SchemaMode;
 use std::collections::BTreeMap;
 use std::fs;
 
