@@ -15,8 +15,8 @@ use crate::target::sqlite::SqliteTargetConfig;
 const DEFAULT_PLAIN_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// A target gains little from larger transactions, and a partition holds this many records at most in each step.
 const DEFAULT_APPLY_RECORDS_MAX: u32 = 2000;
-/// Enough to keep a partition busy while the target commits.
-const DEFAULT_PREFETCH: u16 = 32;
+/// Enough to keep a partition busy while the target commits; full batches of 256 KiB make 4 MiB per partition.
+const DEFAULT_PREFETCH: u16 = 16;
 
 /// `[subscription.NAME]`: which tables of a shared queue are applied, and into what.
 #[derive(Clone, Debug, Deserialize)]
@@ -41,7 +41,7 @@ pub struct SubscriptionConfig {
     /// Records applied in one transaction, about; 1 to 100000, default 2000.
     #[serde(default = "default_apply_records_max")]
     pub apply_records_max: u32,
-    /// Messages received ahead per partition; 1 to 1000, default 32.
+    /// Messages received ahead per partition; 1 to 1000, default 16.
     #[serde(default = "default_prefetch")]
     pub prefetch: u16,
 }
