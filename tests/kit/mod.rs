@@ -9,8 +9,9 @@ pub mod rabbit;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// Long enough for a loaded machine; a test that waits this long has failed.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Long enough for a loaded machine, on which slots wait for the transactions of other tests; a test that waits this long
+/// has failed.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// An address of a real service, as `tests/run` exports it.
 pub fn service(name: &str) -> String {

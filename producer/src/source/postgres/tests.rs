@@ -121,7 +121,7 @@ async fn settle(source: &mut PostgresSource) {
 /// The first error a poll ends with.
 async fn failure(source: &mut PostgresSource) -> SourceError {
     loop {
-        match tokio::time::timeout(Duration::from_secs(60), source.poll(LIMIT)).await.expect("an answer") {
+        match tokio::time::timeout(Duration::from_secs(180), source.poll(LIMIT)).await.expect("an answer") {
             Ok(_) => {}
             Err(error) => return error,
         }

@@ -123,9 +123,12 @@ impl Source for SqliteSource {
 
     async fn poll(&mut self, limit: PollLimit) -> Result<Polled<SqlitePosition>, SourceError> {
         loop {
-            let (settings, opened) = (self.settings.clone(), self.opened.clone());
+            // A step that begins after its source is gone must not open the file again: the next producer may be at it.
+            let (settings, opened) = (self.settings.clone(), Arc::downgrade(&self.opened));
             let (at, committed) = (self.at.clone(), self.committed);
             let step = off_thread(move || {
+                let gone = || SourceError::Taken { address: settings.address() };
+                let opened = opened.upgrade().ok_or_else(gone)?;
                 let mut opened = opened.lock().unwrap_or_else(PoisonError::into_inner);
                 let step = step(&settings, &mut opened, at, committed, limit);
                 step.map_err(|fault| {

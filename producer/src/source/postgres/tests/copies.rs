@@ -48,7 +48,7 @@ async fn a_copy_with_writes_beside_it_has_no_gap() {
     };
     let mut held = Held::default();
     let reading = async {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(180);
         let limit = PollLimit { changes: 100, bytes: 1 << 20 };
         let (mut bulk, mut streamed) = (0, false);
         loop {

@@ -179,7 +179,7 @@ async fn a_dropped_poll_loses_nothing() {
     let (mut seen, started) = (Vec::new(), Instant::now());
     let mut updated = false;
     while seen.len() < 600 {
-        assert!(started.elapsed() < Duration::from_secs(60), "{} changes", seen.len());
+        assert!(started.elapsed() < Duration::from_secs(180), "{} changes", seen.len());
         if let Ok(polled) = tokio::time::timeout(Duration::from_millis(2), source.poll(LIMIT)).await {
             seen.extend(polled.expect("a poll").changes);
         }
@@ -200,7 +200,7 @@ async fn an_idle_database_moves_on_and_its_slot_with_it() {
         format!("SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = '{}'", database.name);
     let (before, started) = (database.text(&confirmed).await, Instant::now());
     while database.text(&confirmed).await == before || source.lag_bytes().is_none() {
-        assert!(started.elapsed() < Duration::from_secs(60));
+        assert!(started.elapsed() < Duration::from_secs(180));
         let (changes, position) = read(&mut source, 0).await;
         assert!(changes.is_empty());
         source.commit(&position).await.expect("committed");
