@@ -42,10 +42,10 @@ pub(crate) async fn run(path: &Path, env: &Env, json: bool) -> Result<(), Failur
         println!("{}", serde_json::Value::Array(list));
     } else {
         println!(
-            "{}: valid, {} shares, {} subscriptions",
+            "{}: valid, {}, {}",
             path.display(),
-            config.shares.len(),
-            config.subscriptions.len()
+            counted(config.shares.len(), "share"),
+            counted(config.subscriptions.len(), "subscription")
         );
         for Finding { system, problems, notes } in &findings {
             println!("{system}: {}", if problems.is_empty() { "ok" } else { "NOT OK" });
@@ -150,4 +150,8 @@ async fn targets(config: &Config) -> Vec<Finding> {
         findings.push(Finding { system: format!("target {name}"), problems, notes: Vec::new() });
     }
     findings
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }

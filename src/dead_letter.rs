@@ -144,11 +144,13 @@ pub(crate) async fn settle(
     }
     let config = Config::load(path, env, Role::Queue)?;
     let settled = on_broker(Settle { selection, settlement }, &config).await?;
-    let done = match settlement {
-        Settlement::Replay => "sent to their partitions again",
-        Settlement::Discard => "discarded",
-    };
-    println!("{settled} dead letter{} {done}.", if settled == 1 { "" } else { "s" });
+    match (settled, settlement) {
+        (0, _) => println!("No dead letter was settled."),
+        (1, Settlement::Replay) => println!("1 dead letter sent to its partition again."),
+        (_, Settlement::Replay) => println!("{settled} dead letters sent to their partitions again."),
+        (1, Settlement::Discard) => println!("1 dead letter discarded."),
+        (_, Settlement::Discard) => println!("{settled} dead letters discarded."),
+    }
     let missing = selection.ids.len().saturating_sub(settled);
     if missing > 0 {
         return Err(Failure::Other(format!("{missing} of the ids were not found; see `syncline dead-letter list`")));

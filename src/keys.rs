@@ -29,9 +29,14 @@ pub(crate) fn write_secret(path: &Path) -> Result<(), Failure> {
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options
-        .open(path)
-        .map_err(|error| Failure::Other(format!("cannot write the secret to {}: {error}", path.display())))?;
+    let mut file = options.open(path).map_err(|error| {
+        let path = path.display();
+        Failure::Other(if error.kind() == std::io::ErrorKind::AlreadyExists {
+            format!("{path} exists and is never overwritten; name another file, a new secret needs a new id anyway")
+        } else {
+            format!("cannot write the secret to {path}: {error}")
+        })
+    })?;
     writeln!(file, "{secret}")?;
     Ok(())
 }

@@ -74,7 +74,9 @@ async fn run(cli: Cli, env: Env) -> Result<(), Failure> {
 /// overrides it, as a filter such as `debug` or `syncline_producer=debug,info`; `SYNCLINE_LOG_FORMAT=json` for machines.
 fn log(command: &Command, env: &Env) {
     let default = match command {
-        Command::Up | Command::Producer | Command::Consumer => "info,lapin=off,pgwire_replication=warn",
+        Command::Up | Command::Producer | Command::Consumer => {
+            "info,lapin=off,pgwire_replication=warn,tokio_postgres=warn"
+        }
         Command::Demo(_)
         | Command::Check
         | Command::Share(_)

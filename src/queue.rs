@@ -96,6 +96,13 @@ pub(crate) async fn status(path: &Path, env: &Env, json: bool) -> Result<(), Fai
         ]);
     }
     print!("{}", table(&rows));
+    if all.iter().any(|(_, status)| {
+        status.as_ref().is_some_and(|status| status.partitions.iter().any(|one| one.unacked.is_none()))
+    }) {
+        println!(
+            "\n-: RabbitMQ does not tell. Messages a consumer holds are not in READY; whether it is paused, its /readyz says."
+        );
+    }
     Ok(())
 }
 

@@ -185,16 +185,17 @@ impl<B: Broker, T: Target> Partition<B, T> {
     /// Tries to open a message again until its fault is mended; `false` when the shutdown came first.
     async fn reopen(&mut self, opened: &mut Opened, stop: &mut Stop) -> bool {
         let mut backoff = Backoff::default();
-        while let Err(fault) = &opened.content {
-            if fault.class() == Class::Permanent {
-                break;
+        loop {
+            // A key that was added since is no fault: what was gathered before was opened without it.
+            self.keyring = Arc::new((self.load_keyring)());
+            opened.content = open_one(&opened.delivery, &self.keyring, self.rules);
+            match &opened.content {
+                Err(fault) if fault.class() != Class::Permanent => self.part.pause(fault.class(), fault),
+                Ok(_) | Err(_) => break,
             }
-            self.part.pause(fault.class(), fault);
             if stop.or(backoff.wait()).await.is_none() {
                 return false;
             }
-            self.keyring = Arc::new((self.load_keyring)());
-            opened.content = open_one(&opened.delivery, &self.keyring, self.rules);
         }
         self.part.works();
         true

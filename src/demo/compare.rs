@@ -63,6 +63,13 @@ impl Comparison {
         ]))
     }
 
+    /// An incident that is at both ends and that no job touched, to try a change on.
+    pub(super) fn an_incident(&self, desk: &Desk) -> Option<String> {
+        let incidents = self.0.first()?;
+        let numbers = incidents.found.keys().map(|key| key.trim_matches('"'));
+        numbers.into_iter().find(|number| !desk.held.contains_key(*number)).map(str::to_owned)
+    }
+
     /// Whether every record is the same at both ends.
     pub(super) fn holds(&self) -> bool {
         self.0.iter().all(|pair| pair.expected == pair.found)

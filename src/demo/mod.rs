@@ -117,11 +117,12 @@ async fn watch(
         tokio::time::sleep(FRAME).await;
     }
     let desk = done(work.await)?;
-    let (_, comparison) = settle(desk, &mut view).await?;
+    let (desk, comparison) = settle(desk, &mut view).await?;
     view.finish();
     print!("{comparison}");
     let program = std::env::args().next().unwrap_or_else(|| "syncline".to_owned());
-    println!("{}", next_steps(&program, &args.folder, args.forever));
+    let incident = comparison.an_incident(&desk).unwrap_or_default();
+    println!("{}", next_steps(&program, &args.folder, &incident, args.forever));
     if !comparison.holds() {
         return Err(Failure::Other("source and target differ".to_owned()));
     }
@@ -159,22 +160,22 @@ fn done<T>(result: Result<rusqlite::Result<T>, tokio::task::JoinError>) -> Resul
 }
 
 /// Where everything lies, and what to try next; `program` is how this one was started.
-fn next_steps(program: &str, folder: &Path, forever: bool) -> String {
+fn next_steps(program: &str, folder: &Path, incident: &str, forever: bool) -> String {
     let folder = folder.display();
     let mut text = format!("\nSource         {folder}/servicedesk.db\nTarget         {folder}/crm.db\n");
     text.push_str(&format!("Configuration  {folder}/syncline.toml\n\n"));
-    if forever {
-        text.push_str("Still running; Ctrl-C ends it. In another terminal, with any SQLite client:\n");
-    } else {
+    if !forever {
         text.push_str(&format!(
             "Next:\n  {program} --config {folder}/syncline.toml share list\n  {program} --config {folder}/syncline.toml queue status\n  \
-             {program} demo --forever      and then, with any SQLite client:\n"
+             {program} demo --forever      keeps running, for changes of your own\n"
         ));
+        return text;
     }
     text.push_str(&format!(
-        "  sqlite3 {folder}/servicedesk.db \"UPDATE incident SET short_description = 'hello', \\\n      \
-         sys_updated_by = 'you' WHERE number = 'INC0000042'\"\n  \
-         sqlite3 {folder}/crm.db \"SELECT subject FROM support_case WHERE case_number = 'INC0000042'\"\n"
+        "Still running; Ctrl-C ends it. In another terminal, with any SQLite client:\n  \
+         sqlite3 {folder}/servicedesk.db \"UPDATE incident SET short_description = 'hello', \\\n      \
+         sys_updated_by = 'you' WHERE number = '{incident}'\"\n  \
+         sqlite3 {folder}/crm.db \"SELECT subject FROM support_case WHERE case_number = '{incident}'\"\n"
     ));
     text
 }

@@ -39,7 +39,7 @@ impl Server {
         let uri = config.uri();
         let address = uri.as_ref().map_or_else(
             || "an invalid url".to_owned(),
-            |uri| format!("{}:{}/{}", uri.authority.host, uri.authority.port, uri.vhost),
+            |uri| format!("{}:{}, virtual host {:?}", uri.authority.host, uri.authority.port, uri.vhost),
         );
         Self { config, uri, address, shared: Mutex::default() }
     }

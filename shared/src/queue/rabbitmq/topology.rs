@@ -194,6 +194,7 @@ pub(super) async fn status(server: &Server, queue: &SharedQueue) -> Result<Queue
         let first = find(server, &channel, name, &partition_queue(name, 0)).await?;
         return Err(first.map_or_else(|| QueueError::Missing { queue: name.clone() }, |_| gone(&dead_queue)));
     };
+    check_partitions(server, queue, queue.partitions.saturating_sub(1)).await?;
     let mut partitions = Vec::new();
     for partition in 0..queue.partitions {
         let partition_queue = partition_queue(name, partition);
