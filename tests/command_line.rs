@@ -22,7 +22,7 @@ fn every_mistake_of_a_configuration_is_told_at_once_and_is_78() {
     let folder = Folder::create();
     let config = "[queue]\ntype = \"rabbit\"\n\n[key.short]\ncipher = \"AES256\"\nsecret = \"too short\"\n\n\
         [shared_queue.crm]\npartitions = 0\n\n[source.desk]\ntype = \"postgres\"\nurl = \"postgres://u@127.0.0.1:1/x\"\ncolour = 1\n\n\
-        [share.a]\nsource = \"desc\"\ntable = \"incident\"\nqueue = \"crm\"\nkey = \"other\"\nfilter = \"priority~2\"\n\n\
+        [share.b]\nsource = \"desk\"\ntable = \"x\"\nqueue = \"crm\"\ncipher = \"None\"\n[share.a]\nsource = \"desc\"\ntable = \"incident\"\nqueue = \"crm\"\nkey = \"other\"\nfilter = \"priority~2\"\n\n\
         [target.crm]\ntype = \"sqlite\"\npath = \"${NOT_SET_ANYWHERE}\"\n\n[subscription.crm]\nqueue = \"crn\"\ntarget = \"crm\"\n";
     folder.write("syncline.toml", config);
     let output = syncline(folder.path(), &["check"]);
@@ -35,12 +35,13 @@ fn every_mistake_of_a_configuration_is_told_at_once_and_is_78() {
         "syncline.toml:14: source.desk.colour: unknown field",
         "share.a.source: there is no [source.desc]",
         "share.a.key: there is no usable [key.\"other\"]",
-        "syncline.toml:21: share.a.filter: ",
+        "syncline.toml:26: share.a.filter: ",
         "target.crm.path: environment variable \"NOT_SET_ANYWHERE\" is not set",
         "subscription.crm.queue: there is no [shared_queue.crn]; accepted: crm",
     ] {
         assert!(problems.contains(expected), "missing: {expected}\n{problems}");
     }
+    assert!(!problems.contains("there is no [source.desk]"), "it is there and reported: {problems}");
     assert!(!problems.contains("the broker is needed"), "said twice: {problems}");
     assert!(!problems.contains("too short"), "a secret is shown: {problems}");
 }

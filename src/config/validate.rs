@@ -137,7 +137,8 @@ fn refer<'a>(
     name: &str,
     known: impl Iterator<Item = &'a String> + Clone,
 ) {
-    if known.clone().any(|one| one == name) {
+    // One that is written but does not fit was reported itself.
+    if known.clone().any(|one| one == name) || document.writes(&format!("{table}.{name}")) {
         return;
     }
     let known: Vec<_> = known.map(String::as_str).collect();

@@ -142,6 +142,12 @@ impl<'t> Document<'t> {
         self.root.get(name).is_some()
     }
 
+    /// Whether the file has a key at this dotted path, fit or not.
+    #[must_use]
+    pub fn writes(&self, path: &str) -> bool {
+        self.lines.contains_key(path)
+    }
+
     /// Ends reading: tables nobody took are problems too.
     ///
     /// # Errors
