@@ -98,8 +98,9 @@ pub(crate) async fn run<T: Stand>(mut stand: T) {
     let deadline = Instant::now() + PATIENCE;
     let position = loop {
         let polled = poll(&mut source, LIMIT, deadline).await;
-        // The last commit may not have been stored before the end.
-        again.extend(polled.changes.into_iter().filter(|change| change.version > inserted[0].version));
+        // The last commits may not have been stored before the end: what they covered may repeat, a copy as a whole.
+        let later = |change: &Change| change.action != Action::Bulk && change.version > inserted[0].version;
+        again.extend(polled.changes.into_iter().filter(later));
         if let Some(position) = polled.position.filter(|_| again.len() >= first.len()) {
             break position;
         }

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::source::Change;
+use crate::source::contract;
 
 const LIMIT: PollLimit = PollLimit { changes: 100, bytes: 1 << 20 };
 /// Longer than anything here takes on a busy machine.
@@ -54,6 +55,23 @@ impl Desk {
     fn logged(&self) -> i64 {
         self.app.query_row("SELECT count(*) FROM _syncline_change", [], |row| row.get(0)).expect("a count")
     }
+}
+
+impl contract::Stand for Desk {
+    type Source = SqliteSource;
+
+    async fn run(&mut self, statements: &str) {
+        Self::run(self, statements);
+    }
+
+    async fn source(&mut self) -> SqliteSource {
+        Self::source(self, &[("item", &["first"])])
+    }
+}
+
+#[tokio::test]
+async fn it_keeps_the_contract_of_sources() {
+    contract::run(Desk::new("")).await;
 }
 
 fn path(folder: &Path) -> PathBuf {
