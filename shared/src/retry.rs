@@ -26,12 +26,6 @@ impl Backoff {
         Self { first, longest, attempts: 0 }
     }
 
-    /// How many waits were handed out since the last [`Backoff::reset`].
-    #[must_use]
-    pub const fn attempts(&self) -> u32 {
-        self.attempts
-    }
-
     /// Forgets the failures, after a success.
     pub const fn reset(&mut self) {
         self.attempts = 0;
