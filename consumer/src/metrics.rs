@@ -108,22 +108,28 @@ pub struct SubscriptionMetrics {
 }
 
 impl SubscriptionMetrics {
-    /// Counts records. The share's name has to come from an authenticated message, so that their number is bounded.
-    pub(crate) fn records(&self, share: &str, action: Action, fate: Fate, records: usize) {
-        for each in Fate::ALL {
-            let counter = self.metrics.records.with_label_values(&[share, action.as_str(), each.as_str()]);
-            if each == fate {
-                counter.inc_by(records as u64);
+    /// Counts a message's records by what became of them; every outcome is present from the first one on. The share's name
+    /// has to come from an authenticated message, so that their number is bounded.
+    pub(crate) fn records(&self, share: &str, action: Action, fates: impl IntoIterator<Item = Fate>) {
+        let mut counts = [0; Fate::ALL.len()];
+        for fate in fates {
+            for (count, each) in counts.iter_mut().zip(Fate::ALL) {
+                *count += u64::from(each == fate);
             }
+        }
+        for (count, each) in counts.into_iter().zip(Fate::ALL) {
+            self.metrics.records.with_label_values(&[share, action.as_str(), each.as_str()]).inc_by(count);
         }
     }
 
-    /// Notes that a record committed at `at` is applied now.
-    pub(crate) fn applied(&self, share: &str, at: Timestamp, now: Timestamp) {
-        let age = now.duration_since(at).as_secs_f64().max(0.0);
-        self.metrics.age_seconds.with_label_values(&[share]).observe(age);
+    /// Notes that records committed at these times are applied now.
+    pub(crate) fn applied(&self, share: &str, times: impl IntoIterator<Item = Timestamp>, now: Timestamp) {
+        let age = self.metrics.age_seconds.with_label_values(&[share]);
         let newest = self.metrics.newest.with_label_values(&[share]);
-        newest.set(newest.get().max(at.as_duration().as_secs_f64()));
+        for at in times {
+            age.observe(now.duration_since(at).as_secs_f64().max(0.0));
+            newest.set(newest.get().max(at.as_duration().as_secs_f64()));
+        }
     }
 
     /// Counts one dead letter.

@@ -118,7 +118,8 @@ impl<B: Broker> Settler<B> {
                 }
                 Kind::Skipped { envelope } => {
                     let Route { action, records, .. } = envelope.route();
-                    self.metrics.records(share_label(&envelope), *action, Fate::Skipped, *records as usize);
+                    let skipped = std::iter::repeat_n(Fate::Skipped, *records as usize);
+                    self.metrics.records(share_label(&envelope), *action, skipped);
                     delivery.ack().await?;
                 }
             }
@@ -134,13 +135,9 @@ impl<B: Broker> Settler<B> {
             Outcome::Stale => Fate::Stale,
             Outcome::Rejected { .. } => Fate::Dead,
         };
-        for each in [Fate::Applied, Fate::Duplicate, Fate::Stale, Fate::Dead] {
-            let records = outcomes.iter().filter(|outcome| fate(outcome) == each).count();
-            self.metrics.records(share, action, each, records);
-        }
-        for (record, _) in records.iter().zip(outcomes).filter(|(_, outcome)| **outcome == Outcome::Applied) {
-            self.metrics.applied(share, record.at, now);
-        }
+        self.metrics.records(share, action, outcomes.iter().map(fate));
+        let applied = records.iter().zip(outcomes).filter(|(_, outcome)| **outcome == Outcome::Applied);
+        self.metrics.applied(share, applied.map(|(record, _)| record.at), now);
     }
 
     async fn parking(&mut self) -> Result<&mut B::Publisher, QueueError> {
