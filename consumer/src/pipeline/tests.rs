@@ -267,6 +267,25 @@ async fn a_record_refused_after_its_key_was_taken_away_is_set_aside_with_its_bat
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_key_that_was_added_in_time_pauses_nothing() {
+    let scene = Scene::new().declared().await;
+    scene.publish("2026-11", "incident", Action::Insert, &[("INC1", 1)]).await;
+    let (mut rotated, mut paused) = (false, false);
+    scene
+        .run_until("both applied", async || {
+            if !rotated && scene.numbers() == ["INC1"] {
+                rotated = true;
+                scene.keyring.lock().expect("no panic").insert(key_for("2027-01"));
+                scene.publish("2027-01", "incident", Action::Insert, &[("INC2", 2)]).await;
+            }
+            paused |= !scene.health.paused().is_empty();
+            scene.numbers() == ["INC1", "INC2"]
+        })
+        .await;
+    assert!(!paused, "a rotation by the book is no fault");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_target_out_of_reach_or_unfit_is_waited_for() {
     let scene = Scene::new().declared().await;
     let cause = || Box::new(std::io::Error::other("connection refused"));
