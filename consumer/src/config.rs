@@ -13,7 +13,10 @@ use crate::target::sqlite::SqliteTargetConfig;
 
 /// Plaintext of one message, when opened: four times the largest batch a producer makes.
 const DEFAULT_PLAIN_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// A target gains little from larger transactions, and a partition holds this many records at most in each step.
+/// A target gains little from larger transactions. A partition holds two groups of this size, one being applied and one
+/// read ahead, and a record takes about four times its plaintext while it is applied.
+const DEFAULT_APPLY_BYTES_MAX: usize = 512 * 1024;
+/// The same for small records.
 const DEFAULT_APPLY_RECORDS_MAX: u32 = 2000;
 /// Enough to keep a partition busy while the target commits; full batches of 256 KiB make 4 MiB per partition.
 const DEFAULT_PREFETCH: u16 = 16;
@@ -38,6 +41,10 @@ pub struct SubscriptionConfig {
     /// Bytes of one message when opened; a longer one is set aside. 1024 or more, default 33554432.
     #[serde(default = "default_plain_bytes_max")]
     pub plain_bytes_max: usize,
+    /// Bytes of plaintext applied in one transaction, about: it ends with the message that reaches it. 1024 or more,
+    /// default 524288.
+    #[serde(default = "default_apply_bytes_max")]
+    pub apply_bytes_max: usize,
     /// Records applied in one transaction, about; 1 to 100000, default 2000.
     #[serde(default = "default_apply_records_max")]
     pub apply_records_max: u32,
@@ -48,6 +55,10 @@ pub struct SubscriptionConfig {
 
 const fn default_plain_bytes_max() -> usize {
     DEFAULT_PLAIN_BYTES_MAX
+}
+
+const fn default_apply_bytes_max() -> usize {
+    DEFAULT_APPLY_BYTES_MAX
 }
 
 const fn default_apply_records_max() -> u32 {
@@ -86,6 +97,9 @@ impl SubscriptionConfig {
         let mut problems = Vec::new();
         if self.plain_bytes_max < 1024 {
             problems.push(("plain_bytes_max", format!("{} is out of range; 1024 or more", self.plain_bytes_max)));
+        }
+        if self.apply_bytes_max < 1024 {
+            problems.push(("apply_bytes_max", format!("{} is out of range; 1024 or more", self.apply_bytes_max)));
         }
         if !(1..=100_000).contains(&self.apply_records_max) {
             problems.push(("apply_records_max", format!("{} is out of range; 1 to 100000", self.apply_records_max)));

@@ -6,7 +6,7 @@ use syncline_shared::class::Class;
 use syncline_shared::envelope::{Envelope, EnvelopeError};
 use syncline_shared::queue::{Delivery, Reason};
 use syncline_shared::record::{Action, LineError, Record, read_lines};
-use syncline_shared::seal::{Keyring, OpenError, OpenLimits, open};
+use syncline_shared::seal::{self, Keyring, OpenError, OpenLimits};
 use thiserror::Error;
 
 /// What a partition accepts.
@@ -34,6 +34,8 @@ pub(crate) struct Content {
     pub envelope: Envelope,
     /// Its records, in order.
     pub records: Vec<Record>,
+    /// Bytes of its plaintext.
+    pub bytes: usize,
 }
 
 /// A message that cannot be opened.
@@ -95,14 +97,18 @@ impl OpenFault {
     }
 }
 
-/// Opens messages on the blocking pool; the result has their order.
-pub(crate) async fn open_all(deliveries: Vec<Delivery>, keyring: Arc<Keyring>, rules: OpenRules) -> Vec<Opened> {
+impl Opened {
+    /// Bytes it holds, about: of its plaintext, or of its body where that does not open.
+    pub(crate) fn bytes(&self) -> usize {
+        self.content.as_ref().map_or_else(|_| self.delivery.message().body.len(), |content| content.bytes)
+    }
+}
+
+/// Opens a message on the blocking pool.
+pub(crate) async fn open(delivery: Delivery, keyring: Arc<Keyring>, rules: OpenRules) -> Opened {
     let work = move || {
-        let open = |delivery: Delivery| {
-            let content = open_one(&delivery, &keyring, rules);
-            Opened { delivery, content }
-        };
-        deliveries.into_iter().map(open).collect()
+        let content = open_one(&delivery, &keyring, rules);
+        Opened { delivery, content }
     };
     match tokio::task::spawn_blocking(work).await {
         Ok(opened) => opened,
@@ -113,7 +119,7 @@ pub(crate) async fn open_all(deliveries: Vec<Delivery>, keyring: Arc<Keyring>, r
 /// Opens one message.
 pub(crate) fn open_one(delivery: &Delivery, keyring: &Keyring, rules: OpenRules) -> Result<Content, OpenFault> {
     let envelope = Envelope::from_message(delivery.message())?;
-    let plain = open(keyring, &envelope, rules.limits)?;
+    let plain = seal::open(keyring, &envelope, rules.limits)?;
     let said = envelope.route().partition;
     if said != rules.partition {
         return Err(OpenFault::Misrouted { said, here: rules.partition });
@@ -127,5 +133,5 @@ pub(crate) fn open_one(delivery: &Delivery, keyring: &Keyring, rules: OpenRules)
     if action != Action::Delete && records.iter().any(|record| record.data.is_none()) {
         return Err(OpenFault::NoData { action });
     }
-    Ok(Content { envelope, records })
+    Ok(Content { envelope, records, bytes: plain.len() })
 }

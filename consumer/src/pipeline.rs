@@ -12,23 +12,20 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use syncline_shared::class::Class;
 use syncline_shared::health::{Health, Part};
-use syncline_shared::queue::{Broker, Delivery, QueueError, SharedQueue, SubscribeOptions, Subscriber};
+use syncline_shared::queue::{Broker, QueueError, SharedQueue, SubscribeOptions, Subscriber};
 use syncline_shared::retry::Backoff;
 use syncline_shared::seal::Keyring;
 use syncline_shared::tasks::{Stop, TaskGroup};
 
 use crate::config::SubscriptionConfig;
 use crate::metrics::{Metrics, SubscriptionMetrics};
-use crate::open::{OpenRules, Opened, open_all, open_one};
+use crate::open::{OpenRules, Opened, open, open_one};
 use crate::run::{Progress, Run};
 use crate::settle::{Settler, Verdict};
 use crate::target::Target;
 
 /// Gives the keyring as it is configured now; asked again when a message names a key that is not in it.
 pub type LoadKeyring = Arc<dyn Fn() -> Keyring + Send + Sync>;
-
-/// Most bytes of sealed bodies gathered for one apply; opened they are about eight times as many.
-const GATHER_BYTES_MAX: usize = 512 * 1024;
 
 /// What the tasks of one subscription are started from.
 pub struct Consumer<'a> {
@@ -129,15 +126,12 @@ impl<B: Broker, T: Target> Partition<B, T> {
 
     /// Works on one subscription until it ends. Receives and opens the next group while one is applied.
     async fn follow(&mut self, mut subscriber: B::Subscriber, stop: &mut Stop) -> Result<(), QueueError> {
-        let (rules, records_max) = (self.rules, self.config.apply_records_max);
+        let (rules, config) = (self.rules, self.config.clone());
         let mut group = Vec::new();
         loop {
             let keyring = self.keyring.clone();
             let mut gather_stop = stop.clone();
-            let mut next = pin!(async {
-                let deliveries = gather(&mut subscriber, records_max, &mut gather_stop).await?;
-                Ok::<_, QueueError>(open_all(deliveries, keyring, rules).await)
-            });
+            let mut next = pin!(gather(&mut subscriber, &config, &keyring, rules, &mut gather_stop));
             let mut work = pin!(self.process(group, stop));
             let (worked, received) = tokio::select! {
                 worked = &mut work => (worked?, None),
@@ -230,21 +224,25 @@ impl<B: Broker, T: Target> Partition<B, T> {
     }
 }
 
-/// Receives what is there: one message at least, then as many as wait already, up to the bounds; empty at the end.
+/// Receives and opens what is there: one message at least, then as many as wait already, up to the bounds; empty at the
+/// end. Each is opened before the next is taken, for only then its size is known.
 async fn gather(
     subscriber: &mut impl Subscriber,
-    records_max: u32,
+    config: &SubscriptionConfig,
+    keyring: &Arc<Keyring>,
+    rules: OpenRules,
     stop: &mut Stop,
-) -> Result<Vec<Delivery>, QueueError> {
-    let mut deliveries = Vec::new();
-    let Some(first) = stop.or(subscriber.receive()).await else { return Ok(deliveries) };
+) -> Result<Vec<Opened>, QueueError> {
+    let mut group = Vec::new();
+    let Some(first) = stop.or(subscriber.receive()).await else { return Ok(group) };
     let mut next = first?;
     let (mut bytes, mut records) = (0, 0_u32);
     while let Some(delivery) = next {
-        bytes += delivery.message().body.len();
         records = records.saturating_add(delivery.message().records());
-        deliveries.push(delivery);
-        if bytes >= GATHER_BYTES_MAX || records >= records_max {
+        let opened = open(delivery, keyring.clone(), rules).await;
+        bytes += opened.bytes();
+        group.push(opened);
+        if bytes >= config.apply_bytes_max || records >= config.apply_records_max {
             break;
         }
         next = match subscriber.receive().now_or_never() {
@@ -252,7 +250,7 @@ async fn gather(
             None => None,
         };
     }
-    Ok(deliveries)
+    Ok(group)
 }
 
 #[cfg(test)]

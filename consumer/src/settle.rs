@@ -62,7 +62,7 @@ impl<B: Broker> Settler<B> {
         let Opened { delivery, content } = opened;
         let kind = match content {
             Err(fault) => Kind::Dead { reason: fault.reason(), error: fault.to_string() },
-            Ok(Content { envelope, records }) => match (self.map(envelope.route()), self.config.unlisted) {
+            Ok(Content { envelope, records, .. }) => match (self.map(envelope.route()), self.config.unlisted) {
                 (Some(table), _) => {
                     let records = run.push(table, envelope.route().action, records);
                     Kind::Applied { envelope, records }

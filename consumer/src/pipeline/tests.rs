@@ -39,6 +39,7 @@ impl Scene {
             unlisted: crate::config::Unlisted::DeadLetter,
             accept_unsealed: false,
             plain_bytes_max: 64 * 1024,
+            apply_bytes_max: 64 * 1024,
             apply_records_max: 1000,
             prefetch: 10,
         };

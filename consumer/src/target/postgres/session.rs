@@ -28,6 +28,9 @@ use crate::target::{Applied, ApplyError, Batch, Outcome};
 /// Prepared shapes kept per session. Shares that send only what changed have many; a full cache starts anew.
 const SHAPES_MAX: usize = 256;
 
+/// What is copied to the server at a time: the connection's buffer grows to the largest and stays as large.
+const COPY_CHUNK_BYTES: usize = 32 * 1024;
+
 /// A connection to the target.
 pub(super) struct Session {
     client: Client,
@@ -139,14 +142,8 @@ impl Session {
         left: &mut Vec<Item<'a>>,
     ) -> Result<(), ApplyError> {
         let shape = self.shape(table, group).await?;
-        let mut lines = Vec::new();
-        for (row, operation) in group.operations.iter().enumerate() {
-            copy::write_line(&mut lines, operation, number, row).map_err(|_| ApplyError::Record {
-                table: table.into.to_owned(),
-                problem: "bytes that are not base64".to_owned(),
-            })?;
-        }
-        let taken = self.copy_and_write(&shape, lines, number, group.operations.len()).await;
+        self.copy(&shape, table.into, group, number).await?;
+        let taken = self.write_copied(&shape, number, group.operations.len()).await;
         let taken = taken.map_err(|cause| self.doing(table.into, &group.columns).failed(cause))?;
         for (operation, taken) in group.operations.iter().zip(taken) {
             match taken {
@@ -158,18 +155,34 @@ impl Session {
         Ok(())
     }
 
-    /// Copies lines into the temporary table and writes them with one statement. Versions are asked for only when some
-    /// were not written; `None` is a record that was not written and has no version.
-    async fn copy_and_write(
+    /// Copies a group of operations into the temporary table, a chunk at a time.
+    async fn copy(&self, shape: &Shape, table: &str, group: &Group<'_, '_>, number: i32) -> Result<(), ApplyError> {
+        let failed = |cause| self.doing(table, &group.columns).failed(cause);
+        let mut sink = pin!(self.client.copy_in(&shape.copy).await.map_err(failed)?);
+        let mut lines = Vec::with_capacity(COPY_CHUNK_BYTES);
+        for (row, operation) in group.operations.iter().enumerate() {
+            copy::write_line(&mut lines, operation, number, row).map_err(|_| ApplyError::Record {
+                table: table.to_owned(),
+                problem: "bytes that are not base64".to_owned(),
+            })?;
+            if lines.len() >= COPY_CHUNK_BYTES {
+                let chunk = std::mem::replace(&mut lines, Vec::with_capacity(COPY_CHUNK_BYTES));
+                sink.send(Cursor::new(chunk)).await.map_err(failed)?;
+            }
+        }
+        sink.send(Cursor::new(lines)).await.map_err(failed)?;
+        sink.finish().await.map_err(failed)?;
+        Ok(())
+    }
+
+    /// Writes what was copied with one statement. Versions are asked for only when some were not written; `None` is a
+    /// record that was not written and has no version.
+    async fn write_copied(
         &self,
         shape: &Shape,
-        lines: Vec<u8>,
         number: i32,
         operations: usize,
     ) -> Result<Vec<Option<Taken>>, tokio_postgres::Error> {
-        let mut sink = pin!(self.client.copy_in(&shape.copy).await?);
-        sink.send(Cursor::new(lines)).await?;
-        sink.finish().await?;
         let written: Option<Vec<i32>> = self.client.query_one(&shape.write, &[&number]).await?.try_get(0)?;
         let mut taken = vec![None; operations];
         for row in written.unwrap_or_default() {
