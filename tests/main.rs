@@ -9,5 +9,6 @@ mod examples;
 mod kit;
 mod metrics;
 mod postgres;
+mod private_servers;
 mod sqlite;
 mod wire;

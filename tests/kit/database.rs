@@ -9,17 +9,23 @@ pub struct Database {
     pub name: String,
     pub url: String,
     pub client: Client,
+    server: String,
 }
 
 impl Database {
     /// Creates a database.
     pub async fn create(prefix: &str) -> Self {
+        Self::create_on(&service("SYNCLINE_TEST_POSTGRES_URL"), prefix).await
+    }
+
+    /// The same on a server of the test's own.
+    pub async fn create_on(server: &str, prefix: &str) -> Self {
         let name = unique(prefix);
-        let admin = connect(&service("SYNCLINE_TEST_POSTGRES_URL")).await;
+        let admin = connect(server).await;
         admin.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
-        let url = with_database(&service("SYNCLINE_TEST_POSTGRES_URL"), &name);
+        let url = with_database(server, &name);
         let client = connect(&url).await;
-        Self { name, url, client }
+        Self { name, url, client, server: server.to_owned() }
     }
 
     /// Runs statements.
@@ -44,9 +50,10 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
-        let name = self.name.clone();
+        let (name, server) = (self.name.clone(), self.server.clone());
         let clean = async move {
-            let admin = connect(&service("SYNCLINE_TEST_POSTGRES_URL")).await;
+            // A server of the test's own may be gone already, and the database with it.
+            let Ok(admin) = try_connect(&server).await else { return };
             let end = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'");
             let slots = format!(
                 "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = '{name}' AND NOT active"
@@ -68,10 +75,15 @@ impl Drop for Database {
 
 /// Connects to a URL.
 pub async fn connect(url: &str) -> Client {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    try_connect(url).await.unwrap()
+}
+
+/// Connects to a server that may be away.
+pub async fn try_connect(url: &str) -> Result<Client, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     #[expect(clippy::disallowed_methods, reason = "ends with its client")]
     tokio::spawn(connection);
-    client
+    Ok(client)
 }
 
 /// The same server, another database.

@@ -5,6 +5,7 @@ pub mod database;
 pub mod process;
 pub mod proxy;
 pub mod rabbit;
+pub mod server;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};

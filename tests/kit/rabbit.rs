@@ -6,34 +6,44 @@ use super::{service, unique};
 
 /// A virtual host of its own, deleted at the end with everything in it.
 pub struct Vhost {
-    name: String,
+    pub name: String,
     pub url: String,
+    api: String,
 }
 
 impl Vhost {
     /// Creates a virtual host.
     pub fn create() -> Self {
+        Self::create_on(&service("SYNCLINE_TEST_RABBITMQ_URL"), &service("SYNCLINE_TEST_RABBITMQ_API"))
+    }
+
+    /// The same on a server of the test's own.
+    pub fn create_on(root: &str, api: &str) -> Self {
         let name = unique("vhost");
-        api("PUT", &format!("vhosts/{name}"), Some("{}"));
-        let root = service("SYNCLINE_TEST_RABBITMQ_URL");
+        call(api, "PUT", &format!("vhosts/{name}"), Some("{}"));
         let start = root.find("://").unwrap() + 3;
         let end = root[start..].find('/').map_or(root.len(), |at| start + at);
         let url = format!("{}/{name}", &root[..end]);
-        Self { name, url }
+        Self { name, url, api: api.to_owned() }
+    }
+
+    /// Calls the management API; the answer.
+    pub fn api(&self, method: &str, path: &str, body: Option<&str>) -> String {
+        call(&self.api, method, path, body)
     }
 
     /// Messages ready in a queue, 0 when there is no such queue.
     pub fn ready(&self, queue: &str) -> u64 {
-        let answer = api("GET", &format!("queues/{}/{queue}", self.name), None);
+        let answer = self.api("GET", &format!("queues/{}/{queue}", self.name), None);
         let answer: serde_json::Value = serde_json::from_str(&answer).unwrap_or_default();
         answer["messages"].as_u64().unwrap_or_default()
     }
 
     /// Makes a queue that gets a copy of everything published to a shared queue from now on.
     pub fn spy(&self, shared_queue: &str, queue: &str) {
-        api("PUT", &format!("queues/{}/{queue}", self.name), Some("{}"));
+        self.api("PUT", &format!("queues/{}/{queue}", self.name), Some("{}"));
         let binding = r##"{"routing_key":"#"}"##;
-        api("POST", &format!("bindings/{}/e/syncline.{shared_queue}/q/{queue}", self.name), Some(binding));
+        self.api("POST", &format!("bindings/{}/e/syncline.{shared_queue}/q/{queue}", self.name), Some(binding));
     }
 
     /// Publishes a message with a body and headers as given, routed by the default exchange.
@@ -41,31 +51,32 @@ impl Vhost {
         let message = serde_json::json!({
             "properties": properties, "routing_key": queue, "payload": body_base64, "payload_encoding": "base64",
         });
-        let answer = api("POST", &format!("exchanges/{}/amq.default/publish", self.name), Some(&message.to_string()));
+        let answer =
+            self.api("POST", &format!("exchanges/{}/amq.default/publish", self.name), Some(&message.to_string()));
         assert!(answer.contains("\"routed\":true"), "{answer}");
     }
 
     /// Takes a copy of a queue's first messages: properties and base64 bodies.
     pub fn peek(&self, queue: &str, count: u32) -> Vec<serde_json::Value> {
         let how = serde_json::json!({ "count": count, "ackmode": "ack_requeue_true", "encoding": "base64" });
-        let answer = api("POST", &format!("queues/{}/{queue}/get", self.name), Some(&how.to_string()));
+        let answer = self.api("POST", &format!("queues/{}/{queue}/get", self.name), Some(&how.to_string()));
         serde_json::from_str(&answer).unwrap_or_else(|_| panic!("{answer}"))
     }
 }
 
 impl Drop for Vhost {
     fn drop(&mut self) {
-        api("DELETE", &format!("vhosts/{}", self.name), None);
+        self.api("DELETE", &format!("vhosts/{}", self.name), None);
     }
 }
 
-fn api(method: &str, path: &str, body: Option<&str>) -> String {
+fn call(api: &str, method: &str, path: &str, body: Option<&str>) -> String {
     let mut curl = Command::new("curl");
     curl.args(["-sS", "-X", method, "-H", "content-type: application/json"]);
     if let Some(body) = body {
         curl.args(["-d", body]);
     }
-    let output = curl.arg(format!("{}/api/{path}", service("SYNCLINE_TEST_RABBITMQ_API"))).output().expect("curl");
+    let output = curl.arg(format!("{api}/api/{path}")).output().expect("curl");
     assert!(output.status.success(), "{method} {path}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
