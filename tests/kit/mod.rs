@@ -1,5 +1,6 @@
 //! What the tests share: services, scratch databases, configurations, and the binary as a process.
 
+pub mod certificates;
 pub mod config;
 pub mod database;
 pub mod process;
