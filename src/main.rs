@@ -36,7 +36,11 @@ fn main() -> ExitCode {
     };
     let env: Env = Arc::new(std::env::vars().collect());
     log(&cli.command, &env);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // Sealing, opening and SQLite use the blocking threads: more of them than processors gain nothing, and each costs a
+    // heap of its own.
+    let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match builder.enable_all().max_blocking_threads(processors.max(2) * 2).build() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::from(error).report(),
     };
