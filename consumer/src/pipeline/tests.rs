@@ -227,6 +227,26 @@ async fn a_batch_too_long_when_opened_is_set_aside() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_group_ends_with_the_message_that_reaches_its_bound_of_records_or_bytes() {
+    let mut scene = Scene::new().declared().await;
+    scene.config.apply_records_max = 4;
+    let publish = async |scene: &Scene| {
+        for version in 1..=6 {
+            scene.publish("2026-11", "incident", Action::Update, &[("INC1", version), ("INC2", version)]).await;
+        }
+    };
+    publish(&scene).await;
+    scene.run_until("applied", async || scene.depth().await == 0).await;
+    assert_eq!(scene.target.calls(), 3, "two messages of two records each");
+
+    scene.config.apply_records_max = 1000;
+    scene.config.apply_bytes_max = 1;
+    publish(&scene).await;
+    scene.run_until("applied", async || scene.depth().await == 0).await;
+    assert_eq!(scene.target.calls(), 3 + 6, "one message each");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_unknown_key_pauses_the_partition_and_drains_nothing_until_it_is_known() {
     let scene = Scene::new().declared().await;
     scene.publish("2026-11", "incident", Action::Insert, &[("INC1", 1)]).await;

@@ -16,6 +16,8 @@ use syncline_shared::queue::{
 use syncline_shared::record::{Action, Columns, Record, Row, Value, Version, read_lines};
 use syncline_shared::seal::{Keyring, OpenLimits, Seal, open};
 
+use tokio::sync::watch;
+
 use super::*;
 use crate::outlet::Outlet;
 use crate::share::{Initial, Share, ShareConfig, Withheld};
@@ -28,6 +30,8 @@ struct Flaky {
     inner: MemoryBroker,
     script: Arc<Mutex<Vec<Fault>>>,
     sent: Arc<AtomicU32>,
+    /// What comes after the script.
+    held: Arc<Mutex<Option<watch::Receiver<bool>>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,6 +43,15 @@ enum Fault {
     Nacked,
     /// Taken, but the confirm never comes.
     Unheard,
+}
+
+impl Flaky {
+    /// Holds every confirm back until the sender says true.
+    fn hold(&self) -> watch::Sender<bool> {
+        let (sender, receiver) = watch::channel(false);
+        *self.held.lock().expect("no panic") = Some(receiver);
+        sender
+    }
 }
 
 struct FlakyPublisher {
@@ -85,7 +98,16 @@ impl Publisher for FlakyPublisher {
         self.broker.sent.fetch_add(1, Ordering::Relaxed);
         let fault = self.broker.script.lock().expect("no panic").pop().unwrap_or(Fault::None);
         match fault {
-            Fault::None => self.inner.publish(queue, envelope).await,
+            Fault::None => {
+                let taken = self.inner.publish(queue, envelope).await?;
+                let held = self.broker.held.lock().expect("no panic").clone();
+                Ok(Confirm::new(async {
+                    if let Some(mut held) = held {
+                        let _ = held.wait_for(|over| *over).await;
+                    }
+                    taken.await
+                }))
+            }
             Fault::Refused => Err(PublishError::Nacked),
             Fault::Nacked => Ok(Confirm::new(async { Err(PublishError::Nacked) })),
             Fault::Unheard => {
@@ -304,4 +326,52 @@ async fn a_shutdown_sends_what_was_read_and_stores_its_position() {
     let share = scene.metrics.share("incidents");
     scene.run_until("read", async || share.shared(Action::Insert).get() == 10).await;
     assert_eq!((scene.source.committed(), scene.arrived().await.len()), (20, 20));
+}
+
+/// Runs until the producer comes to a stand with its confirms held back; how many messages were sent by then, and how
+/// many changes read.
+async fn stands_at(scene: &Scene, changes: u64, text: &str) -> (u32, u64) {
+    scene.source.push((1..=changes).map(|number| change(number, 1, text)));
+    let confirms = scene.broker.hold();
+    let share = scene.metrics.share("incidents");
+    let read = share.changes(Action::Insert);
+    let (mut seen, mut stands) = ((0, 0), None);
+    let stand = async || {
+        let now = (scene.broker.sent.load(Ordering::Relaxed), read.get());
+        // Sealing is done by threads, which virtual time does not wait for.
+        std::thread::sleep(Duration::from_millis(1));
+        if now.0 > 0 && std::mem::replace(&mut seen, now) == now && stands.is_none() {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            std::thread::sleep(Duration::from_millis(50));
+            if (scene.broker.sent.load(Ordering::Relaxed), read.get()) == now {
+                stands = Some(now);
+                confirms.send_replace(true);
+            }
+        }
+        stands.is_some() && scene.source.committed() as u64 == changes
+    };
+    scene.run_until("committed once confirmed", stand).await;
+    assert_eq!(scene.arrived().await.len() as u64, changes);
+    stands.expect("it came to a stand")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_confirms_nothing_is_sent_a_window_of_messages_and_the_source_is_left_alone() {
+    let scene = Scene::new();
+    let (sent, read) = stands_at(&scene, 3000, "x").await;
+    assert_eq!(sent, 4, "the window has room for so many");
+    assert!(read <= 1000, "{read} changes were read: two polls are the most that fits before the window");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_window_holds_so_many_bytes_however_few_messages_they_are() {
+    let mut scene = Scene::new();
+    scene.config.publish.window_messages = 1000;
+    scene.config.publish.window_bytes_max = 1024 * 1024;
+    scene.config.batch.batch_bytes_max = 64 * 1024;
+    scene.config.batch.open_bytes_max = 256 * 1024;
+    let (sent, read) = stands_at(&scene, 200, &"x".repeat(64 * 1024)).await;
+    // The one that reaches the bound is the last.
+    assert_eq!(sent, 16, "a megabyte of 64 KiB each");
+    assert!(read <= 40, "{read} changes of 64 KiB were read");
 }

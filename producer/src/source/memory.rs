@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use syncline_shared::record::Row;
 use tokio::sync::Notify;
 
 use super::{Change, PollLimit, Polled, Source, SourceError};
@@ -67,7 +68,13 @@ impl MemorySource {
             return Some(Err(error));
         }
         let rest = state.changes.get(self.reported..).unwrap_or_default();
-        let changes: Vec<_> = rest.iter().take(limit.changes).cloned().collect();
+        let mut bytes = 0;
+        let fits = |change: &&Change| {
+            let before = bytes;
+            bytes += change.after.as_ref().map_or(0, Row::size);
+            before < limit.bytes
+        };
+        let changes: Vec<_> = rest.iter().take(limit.changes).take_while(fits).cloned().collect();
         if changes.is_empty() {
             return None;
         }
