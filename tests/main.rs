@@ -3,6 +3,7 @@
 #![expect(unreachable_pub, reason = "one binary, and tests are named after what they claim")]
 
 mod bad_input;
+mod bounds;
 mod command_line;
 mod demo;
 mod examples;
