@@ -64,7 +64,7 @@ impl Consumer<'_> {
                 keyring: keyring.clone(),
                 load_keyring: load_keyring.clone(),
                 metrics: metrics.clone(),
-                part: health.part(format!("subscription {name} partition {partition}")),
+                part: health.partition(format!("subscription {name}"), partition),
             };
             let stop = tasks.stop();
             tasks.spawn("partition", consumer.run(stop));

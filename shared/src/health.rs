@@ -1,10 +1,11 @@
 //! Which parts of a service work: one log line per change, one metric, one answer for `/readyz`.
 //!
-//! A part is a source, a queue or a partition. Its reason never shows a record, a key or a password.
+//! A part is a source, a queue or a partition of a subscription. Partitions that meet the same fault tell it once: the
+//! first one logs it, the last one logs its end. A reason never shows a record, a key or a password.
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus::{IntGauge, IntGaugeVec, Registry};
 
@@ -15,8 +16,22 @@ use crate::tasks::chain;
 /// Why parts of a service are paused. Cheap to clone; the service is ready while nothing is paused.
 #[derive(Clone, Debug)]
 pub struct Health {
-    paused: Arc<Mutex<BTreeMap<String, String>>>,
+    paused: Arc<Mutex<BTreeMap<Name, Fault>>>,
     gauge: IntGaugeVec,
+}
+
+/// What a part is called: parts of one group may meet the same fault.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Name {
+    group: String,
+    partition: Option<u32>,
+}
+
+#[derive(Clone, Debug)]
+struct Fault {
+    /// What makes two faults of a group the same. The causes of a transient one vary from attempt to attempt.
+    key: String,
+    reason: String,
 }
 
 impl Health {
@@ -34,56 +49,109 @@ impl Health {
     #[must_use]
     pub fn part(&self, name: String) -> Part {
         let gauge = self.gauge.with_label_values(&[&name]);
+        self.named(Name { group: name, partition: None }, gauge)
+    }
+
+    /// One of the partitions of a part, working until it says otherwise.
+    #[must_use]
+    pub fn partition(&self, of: String, partition: u32) -> Part {
+        let gauge = self.gauge.with_label_values(&[&format!("{of} partition {partition}")]);
+        self.named(Name { group: of, partition: Some(partition) }, gauge)
+    }
+
+    fn named(&self, name: Name, gauge: IntGauge) -> Part {
         gauge.set(0);
         Part { health: self.clone(), name, gauge }
     }
 
-    /// The paused parts with their reasons.
+    /// The paused parts with their reasons; partitions paused by the same fault are one entry.
     #[must_use]
     pub fn paused(&self) -> BTreeMap<String, String> {
-        self.paused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut faults: BTreeMap<(String, String), (String, Vec<u32>)> = BTreeMap::new();
+        for (name, fault) in &*self.lock() {
+            let same = faults.entry((name.group.clone(), fault.key.clone()));
+            let (_, partitions) = same.or_insert_with(|| (fault.reason.clone(), Vec::new()));
+            partitions.extend(name.partition);
+        }
+        let listed = |((group, _), (reason, partitions)): (_, (String, Vec<u32>))| match partitions.as_slice() {
+            [] => (group, reason),
+            [one] => (format!("{group} partition {one}"), reason),
+            several => (format!("{group} partitions {}", ranges(several)), reason),
+        };
+        faults.into_iter().map(listed).collect()
     }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, Fault>> {
+        self.paused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ascending numbers as people write them: `0-3, 5`.
+fn ranges(numbers: &[u32]) -> String {
+    let runs = numbers.chunk_by(|one, next| one + 1 == *next);
+    let texts = runs.map(|run| match run {
+        [first, .., last] => format!("{first}-{last}"),
+        [] | [_] => run.iter().map(ToString::to_string).collect(),
+    });
+    texts.collect::<Vec<_>>().join(", ")
 }
 
 /// One part of a service.
 #[derive(Debug)]
 pub struct Part {
     health: Health,
-    name: String,
+    name: Name,
     gauge: IntGauge,
 }
 
 impl Part {
-    /// Says that the part is paused by a fault; logged when the reason is new.
+    /// Says that the part is paused by a fault; logged when the fault is new to the part and its like.
     pub fn pause(&self, class: Class, fault: &(dyn Error + 'static)) {
         let reason = chain(fault);
-        let mut paused = self.health.paused.lock().unwrap_or_else(PoisonError::into_inner);
-        if paused.insert(self.name.clone(), reason.clone()).as_ref() == Some(&reason) {
-            return;
-        }
+        let key = match class {
+            Class::Transient => fault.to_string(),
+            Class::Permanent | Class::Systemic => reason.clone(),
+        };
+        let mut paused = self.health.lock();
+        let known = self.shares(&paused, &key);
+        paused.insert(self.name.clone(), Fault { key, reason: reason.clone() });
         drop(paused);
         self.gauge.set(1);
+        if known {
+            return;
+        }
+        let Name { group: part, partition } = &self.name;
         match class {
-            Class::Transient => tracing::warn!(part = self.name, reason, "paused, trying again"),
+            Class::Transient => tracing::warn!(part, partition, reason, "paused, trying again"),
             Class::Permanent | Class::Systemic => {
-                tracing::error!(part = self.name, reason, "paused until this is mended; nothing is lost");
+                tracing::error!(part, partition, reason, "paused until this is mended; nothing is lost");
             }
         }
     }
 
-    /// Says that the part works; logged when it did not before.
+    /// Says that the part works; logged when it did not before, by the last of those with the same fault.
     pub fn works(&self) {
-        let was = self.health.paused.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
-        if was.is_some() {
-            self.gauge.set(0);
-            tracing::info!(part = self.name, "works again");
+        let mut paused = self.health.lock();
+        let Some(was) = paused.remove(&self.name) else { return };
+        let shared = self.shares(&paused, &was.key);
+        drop(paused);
+        self.gauge.set(0);
+        if !shared {
+            tracing::info!(part = self.name.group, partition = self.name.partition, after = was.key, "works again");
         }
+    }
+
+    /// Whether a part of this group is paused by this fault.
+    fn shares(&self, paused: &BTreeMap<Name, Fault>, key: &str) -> bool {
+        let first = Name { group: self.name.group.clone(), partition: None };
+        let group = paused.range(first..).take_while(|(name, _)| name.group == self.name.group);
+        group.map(|(_, fault)| &fault.key).any(|other| other == key)
     }
 }
 
 impl Drop for Part {
     fn drop(&mut self) {
-        self.health.paused.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+        self.health.lock().remove(&self.name);
         self.gauge.set(0);
     }
 }
@@ -91,6 +159,19 @@ impl Drop for Part {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is logged meanwhile, line by line.
+    fn logged(work: impl FnOnce()) -> Vec<String> {
+        let log = tempfile::NamedTempFile::new().expect("a file");
+        let file = log.reopen().expect("the file");
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(Mutex::new(file)).finish();
+        tracing::subscriber::with_default(subscriber, work);
+        std::fs::read_to_string(log.path()).expect("the log").lines().map(str::to_owned).collect()
+    }
+
+    fn reasons(health: &Health) -> Vec<(String, String)> {
+        health.paused().into_iter().collect()
+    }
 
     #[test]
     fn a_part_is_paused_until_it_works_or_is_gone() {
@@ -104,5 +185,43 @@ mod tests {
         source.pause(Class::Transient, &std::io::Error::other("gone"));
         drop(source);
         assert!(health.paused().is_empty());
+    }
+    /// A fault with a cause that varies.
+    #[derive(Debug, thiserror::Error)]
+    #[error("the broker is out of reach")]
+    struct Away(#[source] std::io::Error);
+
+    fn away(cause: &str) -> Away {
+        Away(std::io::Error::other(cause.to_owned()))
+    }
+
+    #[test]
+    fn partitions_that_meet_one_fault_are_one_line() {
+        let health = Health::new(&Registry::new(), "consumer").expect("a fresh registry");
+        let partitions: Vec<_> = (0..6).map(|number| health.partition("subscription crm".to_owned(), number)).collect();
+        let other = health.partition("subscription dwh".to_owned(), 0);
+        let lines = logged(|| {
+            for number in [5, 0, 1, 2] {
+                partitions[number].pause(Class::Transient, &away("refused"));
+            }
+            // The cause varies from attempt to attempt.
+            partitions[0].pause(Class::Transient, &away("reset"));
+            partitions[4].pause(Class::Systemic, &std::io::Error::other("no table"));
+            other.pause(Class::Transient, &away("refused"));
+        });
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        let text = |(part, reason): (&str, &str)| (part.to_owned(), reason.to_owned());
+        let expected = [
+            ("subscription crm partition 4", "no table"),
+            ("subscription crm partitions 0-2, 5", "the broker is out of reach: reset"),
+            ("subscription dwh partition 0", "the broker is out of reach: refused"),
+        ];
+        assert_eq!(reasons(&health), expected.map(text));
+        assert_eq!(health.gauge.with_label_values(&["subscription crm partition 5"]).get(), 1);
+
+        let lines = logged(|| [0, 1, 2, 5, 3].iter().for_each(|number| partitions[*number].works()));
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains("works again") && lines[0].contains("out of reach"), "{lines:?}");
+        assert_eq!(reasons(&health).len(), 2);
     }
 }
