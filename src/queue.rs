@@ -33,6 +33,7 @@ pub(crate) async fn on_broker<J: OnBroker>(job: J, config: &Config) -> Result<J:
 pub(crate) fn unavailable(error: &QueueError) -> Failure {
     let hint = match error {
         QueueError::Unreachable { .. } => "Is it running, and is the address in [queue] right?",
+        QueueError::Blocked { .. } => "Look at its alarms: it is short of memory or disk.",
         QueueError::Refused { .. } => "Check user, password and virtual host in [queue], and the user's permissions.",
         QueueError::Missing { .. } => "Start the producer or the consumer once to create it.",
         QueueError::Topology { .. } => "Compare its [shared_queue] with what the broker has.",

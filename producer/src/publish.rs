@@ -1,10 +1,11 @@
 //! Seals closed batches and publishes them in order, many confirms under way at once.
 //!
-//! Order (promise P3): batches are published in the order they came. When one fails, everything from it on is published
-//! again, even what the broker confirmed meanwhile: repeats are harmless, a gap is not. Fails never; a broker that does
-//! not take messages is tried again until the shutdown.
+//! Order (promise P3): batches are published in the order they came. When one fails, everything from it on in its
+//! partition is published again, even what the broker confirmed meanwhile: repeats are harmless, a gap is not. It goes
+//! first and alone, so that a partition that takes nothing is not sent a whole window again and again. Fails never; a
+//! broker that does not take messages is tried again until the shutdown.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::convert::Infallible;
 use std::future::pending;
 use std::sync::Arc;
@@ -26,6 +27,9 @@ use crate::metrics::{Metrics, ShareMetrics};
 
 /// Sealing fails only while the system has no random bytes or no memory to give.
 const SEAL_RETRY: Duration = Duration::from_secs(1);
+
+/// After a failure, the other confirms of the window are waited for this long: they come at once or not at all.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How far publishing runs ahead of the broker's confirms.
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -94,7 +98,8 @@ struct Item {
 
 struct InFlight {
     item: Item,
-    confirm: Confirm,
+    /// `None` once it failed.
+    confirm: Option<Confirm>,
     sent: Instant,
 }
 
@@ -103,8 +108,14 @@ pub(crate) struct Window<B: Broker> {
     broker: B,
     queues: Vec<SharedQueue>,
     config: PublishConfig,
-    /// Connected after the topology was declared; dropped by a systemic fault, so that both are done again.
+    /// Connected after the topology was declared. It mends its own connection.
     publisher: Option<B::Publisher>,
+    /// Unset by a systemic fault, which may mean that the topology is gone.
+    declared: bool,
+    /// Set while the broker takes no messages; what is in flight waits with its confirms.
+    held: bool,
+    /// Set by a failure until the next confirm: messages go one by one.
+    probing: bool,
     sealing: VecDeque<JoinHandle<Item>>,
     unsent: VecDeque<Item>,
     in_flight: VecDeque<InFlight>,
@@ -122,8 +133,21 @@ impl<B: Broker> Window<B> {
         metrics: Metrics,
         part: Part,
     ) -> Self {
-        let (sealing, unsent, in_flight) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
-        Self { broker, queues, config, publisher: None, sealing, unsent, in_flight, bytes: 0, metrics, part }
+        Self {
+            broker,
+            queues,
+            config,
+            publisher: None,
+            declared: false,
+            held: false,
+            probing: false,
+            sealing: VecDeque::new(),
+            unsent: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            bytes: 0,
+            metrics,
+            part,
+        }
     }
 
     /// Publishes jobs until their sender is gone and everything is confirmed; the tickets of confirmed batches go to
@@ -142,8 +166,8 @@ impl<B: Broker> Window<B> {
         let mut failed = self.send_all().await;
         loop {
             while let Err(error) = failed {
-                self.cut(error.class());
                 self.part.pause(error.class(), &error);
+                self.cut(error.class(), &done).await;
                 // Unconfirmed batches are read from the source again after the next start.
                 if stop.is_set() || stop.or(backoff.wait()).await.is_none() {
                     return Ok(());
@@ -154,16 +178,24 @@ impl<B: Broker> Window<B> {
             if !open && self.is_empty() {
                 return Ok(());
             }
-            let room = self.in_flight.len() < self.config.window_messages;
+            let room = self.unsent.len() + self.in_flight.len() < self.config.window_messages && !self.held;
             let takes = open && self.sealing.len() < seal_ahead && self.bytes < self.config.window_bytes_max;
             failed = tokio::select! {
                 biased;
-                confirmed = next_confirm(&mut self.in_flight) => confirmed.map(|confirmed| {
-                    backoff.reset();
-                    self.part.works();
-                    // The receiver is gone only when the pipeline is: nobody needs the position then.
-                    let _ = done.send(self.confirmed(confirmed));
-                }),
+                confirmed = next_confirm(&mut self.in_flight) => match confirmed {
+                    Ok(confirmed) => {
+                        backoff.reset();
+                        self.probing = false;
+                        if !self.held {
+                            self.part.works();
+                        }
+                        self.confirmed(confirmed, &done);
+                        self.send_all().await
+                    }
+                    Err(error) => Err(error),
+                },
+                changed = changed(&mut self.publisher) => self.hold(changed).await,
+                () = stop.wait(), if self.held => return Ok(()),
                 item = next_sealed(&mut self.sealing), if room => {
                     self.unsent.push_back(item);
                     self.send_all().await
@@ -203,35 +235,68 @@ impl<B: Broker> Window<B> {
         }));
     }
 
-    /// Hands everything sealed to the broker, in order.
+    /// Hands what is sealed to the broker, in order, as far as it takes it.
     async fn send_all(&mut self) -> Result<(), PublishError> {
-        let publisher = match &mut self.publisher {
-            Some(publisher) => publisher,
-            none => {
-                for queue in &self.queues {
-                    self.broker.declare(queue).await?;
-                }
-                let publisher = none.insert(self.broker.publisher().await?);
-                self.part.works();
-                publisher
+        if !self.declared {
+            for queue in &self.queues {
+                self.broker.declare(queue).await?;
             }
-        };
-        while let Some(item) = self.unsent.front() {
+            self.declared = true;
+        }
+        if self.publisher.is_none() {
+            self.publisher = Some(self.broker.publisher().await?);
+            if self.unsent.is_empty() {
+                self.part.works();
+            }
+        }
+        while !self.held
+            && (!self.probing || self.in_flight.is_empty())
+            && let (Some(publisher), Some(item)) = (&mut self.publisher, self.unsent.front())
+        {
             let sent = Instant::now();
-            let confirm = match &item.oversize {
-                None => publisher.publish(&item.queue, &item.envelope).await?,
-                Some(error) => publisher.park(&dead_letter(item, error)).await?,
+            let published = match &item.oversize {
+                None => publisher.publish(&item.queue, &item.envelope).await,
+                Some(error) => publisher.park(&dead_letter(item, error)).await,
             };
-            if let Some(item) = self.unsent.pop_front() {
-                self.in_flight.push_back(InFlight { item, confirm, sent });
+            match published {
+                Ok(confirm) => {
+                    let confirm = Some(confirm);
+                    self.in_flight.extend(self.unsent.pop_front().map(|item| InFlight { item, confirm, sent }));
+                }
+                Err(blocked) if blocked.is_blocked() => {
+                    self.part.pause(blocked.class(), &blocked);
+                    self.held = true;
+                }
+                Err(error) => return Err(error),
             }
             self.metrics.in_flight.set(i64::try_from(self.in_flight.len()).unwrap_or(i64::MAX));
         }
         Ok(())
     }
 
-    /// Counts a confirmed batch; its tickets.
-    fn confirmed(&mut self, InFlight { item, sent, .. }: InFlight) -> Vec<Ticket> {
+    /// Follows what the broker says about taking messages.
+    async fn hold(&mut self, changed: Result<(), PublishError>) -> Result<(), PublishError> {
+        match changed {
+            Ok(()) => {
+                self.held = false;
+                self.part.works();
+                self.send_all().await
+            }
+            Err(blocked) if blocked.is_blocked() => {
+                self.part.pause(blocked.class(), &blocked);
+                self.held = true;
+                Ok(())
+            }
+            Err(error) => {
+                // The connection is gone, and with nothing to send nobody would make it anew.
+                self.publisher = None;
+                Err(error)
+            }
+        }
+    }
+
+    /// Counts a confirmed batch and hands on its tickets.
+    fn confirmed(&mut self, InFlight { item, sent, .. }: InFlight, done: &mpsc::UnboundedSender<Vec<Ticket>>) {
         self.metrics.confirm_seconds.observe(sent.elapsed().as_secs_f64());
         self.metrics.in_flight.set(i64::try_from(self.in_flight.len()).unwrap_or(i64::MAX));
         self.bytes = self.bytes.saturating_sub(item.plain_bytes);
@@ -241,18 +306,34 @@ impl<B: Broker> Window<B> {
             Some(_) => &item.metrics.dead_letters,
         };
         counter.inc_by(u64::from(route.records));
-        item.tickets
+        // The receiver is gone only when the pipeline is: nobody needs the position then.
+        let _ = done.send(item.tickets);
     }
 
-    /// After a failure: everything in flight is to be sent again, in order and before what was not sent yet.
-    fn cut(&mut self, class: Class) {
-        // A publisher mends its own connection; a topology that is gone has to be declared first.
-        if class == Class::Systemic {
-            self.publisher = None;
+    /// After a failure: what failed in flight is to be sent again, with everything behind it in its partition, in order
+    /// and before what was not sent yet.
+    async fn cut(&mut self, class: Class, done: &mpsc::UnboundedSender<Vec<Ticket>>) {
+        self.held = false;
+        self.probing = true;
+        self.declared &= class != Class::Systemic;
+        let deadline = tokio::time::Instant::now() + SETTLE_TIMEOUT;
+        let mut failed = HashSet::new();
+        let mut again = VecDeque::new();
+        while let Some(InFlight { item, confirm, sent }) = self.in_flight.pop_front() {
+            let confirmed = match confirm {
+                Some(confirm) => matches!(tokio::time::timeout_at(deadline, confirm).await, Ok(Ok(()))),
+                None => false,
+            };
+            let lane = (item.queue.clone(), item.envelope.route().partition);
+            if confirmed && !failed.contains(&lane) {
+                self.confirmed(InFlight { item, confirm: None, sent }, done);
+            } else {
+                failed.insert(lane);
+                again.push_back(item);
+            }
         }
-        while let Some(InFlight { item, .. }) = self.in_flight.pop_back() {
-            self.unsent.push_front(item);
-        }
+        again.append(&mut self.unsent);
+        self.unsent = again;
         self.metrics.in_flight.set(0);
     }
 }
@@ -260,11 +341,25 @@ impl<B: Broker> Window<B> {
 /// Waits for the oldest message's confirm; a failed one stays in its place. Cancel-safe; never resolves while nothing is
 /// in flight.
 async fn next_confirm(in_flight: &mut VecDeque<InFlight>) -> Result<InFlight, PublishError> {
-    let Some(first) = in_flight.front_mut() else { return pending().await };
-    (&mut first.confirm).await?;
-    match in_flight.pop_front() {
-        Some(confirmed) => Ok(confirmed),
-        None => unreachable!("it was just awaited"),
+    let Some(InFlight { confirm: Some(confirm), .. }) = in_flight.front_mut() else { return pending().await };
+    let outcome = confirm.await;
+    match (outcome, in_flight.front_mut()) {
+        (Ok(()), _) => match in_flight.pop_front() {
+            Some(confirmed) => Ok(confirmed),
+            None => unreachable!("it was just awaited"),
+        },
+        (Err(error), front) => {
+            front.map(|failed| failed.confirm.take());
+            Err(error)
+        }
+    }
+}
+
+/// Waits for news of the broker. Cancel-safe; never resolves without a publisher.
+async fn changed<P: Publisher>(publisher: &mut Option<P>) -> Result<(), PublishError> {
+    match publisher {
+        Some(publisher) => publisher.changed().await,
+        None => pending().await,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The pipeline from a source to a broker in memory, with faults.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ struct Flaky {
     sent: Arc<AtomicU32>,
     /// What comes after the script.
     held: Arc<Mutex<Option<watch::Receiver<bool>>>>,
+    /// Whether partition 1 takes nothing.
+    full: Arc<AtomicBool>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -96,6 +98,13 @@ impl Broker for Flaky {
 impl Publisher for FlakyPublisher {
     async fn publish(&mut self, queue: &str, envelope: &Envelope) -> Result<Confirm, PublishError> {
         self.broker.sent.fetch_add(1, Ordering::Relaxed);
+        if envelope.route().partition == 1 && self.broker.full.load(Ordering::Relaxed) {
+            return Ok(Confirm::new(async {
+                // Meanwhile the rest of the window is sent.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                Err(PublishError::Nacked)
+            }));
+        }
         let fault = self.broker.script.lock().expect("no panic").pop().unwrap_or(Fault::None);
         match fault {
             Fault::None => {
@@ -270,6 +279,28 @@ async fn faults_of_the_broker_lose_nothing_and_leave_the_newest_last() {
         let all: std::collections::BTreeSet<_> = arrived.iter().map(|record| record.version).collect();
         assert_eq!(all.len(), 90, "seed {seed}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_that_is_full_is_probed_and_the_others_are_not_sent_again() {
+    let mut scene = Scene::new();
+    scene.config.publish.window_messages = 100;
+    scene.broker.full.store(true, Ordering::Relaxed);
+    scene.source.push((1..=90).map(|version| change(version * version % 11, version, "x")));
+    let (begun, full) = (tokio::time::Instant::now(), Duration::from_secs(60));
+    scene
+        .run_until("committed", async || {
+            scene.broker.full.store(begun.elapsed() < full, Ordering::Relaxed);
+            scene.source.committed() == 90
+        })
+        .await;
+    assert!(begun.elapsed() > full);
+    let sent = scene.broker.sent.load(Ordering::Relaxed);
+    // Each batch of partition 1 twice at most, and one message for each wait of up to ten seconds.
+    assert!((30..100).contains(&sent), "{sent} messages were sent");
+    let arrived: Vec<_> = scene.arrived().await.iter().map(|record| record.version).collect();
+    let once: std::collections::BTreeSet<_> = arrived.iter().collect();
+    assert_eq!((arrived.len(), once.len()), (90, 90), "records were sent twice");
 }
 
 #[tokio::test(start_paused = true)]

@@ -45,6 +45,12 @@ pub enum PublishError {
 }
 
 impl PublishError {
+    /// Whether the broker takes no messages for now. No message has failed then: nothing is to be sent again.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        matches!(self, Self::Queue(error) if matches!(**error, QueueError::Blocked { .. }))
+    }
+
     /// What to do about it.
     #[must_use]
     pub fn class(&self) -> Class {
@@ -73,6 +79,15 @@ pub enum QueueError {
         /// Host and port or file, without credentials.
         address: String,
         /// The cause.
+        #[source]
+        cause: Cause,
+    },
+    /// The broker takes no messages until it has memory or disk again; what it has can be received.
+    #[error("the broker at {address} takes no messages for now")]
+    Blocked {
+        /// Host and port, without credentials.
+        address: String,
+        /// What it says it is short of.
         #[source]
         cause: Cause,
     },
@@ -130,7 +145,7 @@ impl QueueError {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Self::Unreachable { .. } => Class::Transient,
+            Self::Unreachable { .. } | Self::Blocked { .. } => Class::Transient,
             Self::Refused { .. }
             | Self::Setup { .. }
             | Self::Missing { .. }

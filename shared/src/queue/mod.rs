@@ -126,6 +126,14 @@ pub trait Publisher: Send {
         envelope: &Envelope,
     ) -> impl Future<Output = Result<Confirm, PublishError>> + Send;
 
+    /// Waits until the broker stops to take messages (`Err`), takes them again (`Ok`), or its connection is gone
+    /// (`Err`). What was handed over meanwhile waits with its confirms; `publish` fails. Cancel-safe.
+    ///
+    /// A broker that has no such states never changes.
+    fn changed(&mut self) -> impl Future<Output = Result<(), PublishError>> + Send {
+        std::future::pending()
+    }
+
     /// Hands one dead letter to the shared queue's dead-letter queue.
     fn park(&mut self, letter: &DeadLetter) -> impl Future<Output = Result<Confirm, PublishError>> + Send;
 }

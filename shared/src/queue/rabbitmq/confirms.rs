@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 
 use futures_util::future::FutureExt as _;
 use lapin::{Channel, Confirmation, PublisherConfirm};
+use tokio::time::Instant;
 
 /// What became of a message.
 #[derive(Clone, Debug)]
@@ -47,6 +48,8 @@ struct State {
     /// Routing key of the first returned message.
     returned: Option<String>,
     failed: bool,
+    /// When the broker was last seen to take nothing.
+    last_blocked: Option<Instant>,
 }
 
 enum UnderWay {
@@ -92,6 +95,16 @@ impl Window {
     /// Says that a message was given up.
     pub(super) fn fail(&self) {
         self.state().failed = true;
+    }
+
+    /// Says that the broker takes nothing now.
+    pub(super) fn note_blocked(&self) {
+        self.state().last_blocked = Some(Instant::now());
+    }
+
+    /// When the broker was last seen to take nothing, by any message of the channel.
+    pub(super) fn last_blocked(&self) -> Option<Instant> {
+        self.state().last_blocked
     }
 
     /// Takes in a message that was just published.

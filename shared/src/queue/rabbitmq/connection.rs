@@ -117,6 +117,11 @@ impl Server {
         QueueError::Unreachable { address: self.address.clone(), cause: cause.into() }
     }
 
+    /// The broker takes no messages for now.
+    pub(super) fn blocked(&self, reason: &str) -> QueueError {
+        QueueError::Blocked { address: self.address.clone(), cause: reason.into() }
+    }
+
     fn setup(&self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> QueueError {
         QueueError::Setup { address: self.address.clone(), cause: cause.into() }
     }

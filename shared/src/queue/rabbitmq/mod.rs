@@ -7,6 +7,7 @@
 mod confirms;
 mod connection;
 mod dead_letters;
+mod link;
 mod publisher;
 mod subscriber;
 #[cfg(test)]

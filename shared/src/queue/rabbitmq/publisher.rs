@@ -1,21 +1,23 @@
 //! Publishing with confirms, many messages under way at once.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::StreamExt as _;
-use lapin::Connection;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use tokio::time::{Instant, timeout, timeout_at};
+use lapin::options::BasicPublishOptions;
 
-use super::confirms::{Outcome, Window};
-use super::connection::{Server, close};
+use super::confirms::Outcome;
+use super::connection::Server;
+use super::link::{Impatient, Link, WhileBlocked};
 use super::{dead_queue, exchange, wire};
 use crate::envelope::{Envelope, Message};
 use crate::queue::{Confirm, DeadLetter, PublishError, Publisher, QueueError};
 
 /// The exchange without a name routes to the queue the routing key names.
 const DEFAULT_EXCHANGE: &str = "";
+
+/// Why a broker takes no messages, for those who did not hear its own words.
+const SHORT: &str = "short of memory or disk";
 
 /// Publishes to RabbitMQ over a connection of its own.
 ///
@@ -25,32 +27,6 @@ const DEFAULT_EXCHANGE: &str = "";
 pub struct RabbitMqPublisher {
     server: Arc<Server>,
     link: Option<Link>,
-}
-
-struct Link {
-    connection: Connection,
-    window: Window,
-}
-
-impl Link {
-    async fn open(server: &Server) -> Result<Self, QueueError> {
-        let connection = server.connect("syncline publisher").await?;
-        let channel = connection.create_channel().await.map_err(|error| server.error("", error))?;
-        // The broker's answer is waited for: without it the first messages would count as not confirmed.
-        let options = ConfirmSelectOptions { nowait: false };
-        channel.confirm_select(options).await.map_err(|error| server.error("", error))?;
-        Ok(Self { connection, window: Window::new(channel) })
-    }
-
-    /// Waits while the broker, short of memory or disk, takes nothing. What is handed to the library in that time would
-    /// pile up in memory.
-    async fn unblocked(&self) {
-        // Listening starts before looking, so that a change in between is not missed.
-        let mut events = std::pin::pin!(self.connection.events_listener());
-        while self.connection.status().blocked() && self.connection.status().connected() {
-            events.next().await;
-        }
-    }
 }
 
 impl RabbitMqPublisher {
@@ -69,8 +45,9 @@ impl RabbitMqPublisher {
 
     /// The connection to publish on, made anew after a failure.
     async fn link(&mut self) -> Result<&Link, PublishError> {
-        if let Some(link) = &self.link {
-            timeout(self.confirm_timeout(), link.unblocked()).await.map_err(|_| self.timed_out())?;
+        // Also where the connection has failed before: what is under way on it is worked off first.
+        if let Some(blocked) = self.link.as_mut().and_then(|link| link.blocked(&self.server)) {
+            return Err(blocked.into());
         }
         let link = match self.link.take_if(|link| link.window.is_sound()) {
             Some(link) => link,
@@ -79,7 +56,7 @@ impl RabbitMqPublisher {
                     return Err(self.server.unreachable("messages before this one are not confirmed").into());
                 }
                 if let Some(broken) = self.link.take() {
-                    close(broken.connection).await;
+                    broken.close().await;
                 }
                 Link::open(&self.server).await?
             }
@@ -87,7 +64,7 @@ impl RabbitMqPublisher {
         Ok(self.link.insert(link))
     }
 
-    /// Hands a message to the broker.
+    /// Hands a message to the broker. Its confirm fails when the broker takes no messages for now.
     pub(super) async fn send(
         &mut self,
         queue: &str,
@@ -95,15 +72,27 @@ impl RabbitMqPublisher {
         routing_key: &str,
         message: &Message,
     ) -> Result<Confirm, PublishError> {
+        self.hand_over(queue, exchange, routing_key, message, WhileBlocked::Fail).await
+    }
+
+    async fn hand_over(
+        &mut self,
+        queue: &str,
+        exchange: &str,
+        routing_key: &str,
+        message: &Message,
+        while_blocked: WhileBlocked,
+    ) -> Result<Confirm, PublishError> {
         let (bytes, bytes_max) = (message.body.len(), self.server.config.message_bytes_max);
         if bytes > bytes_max {
             return Err(PublishError::TooLarge { bytes, bytes_max });
         }
         let (exchange, routing_key) = (wire::short(exchange)?, wire::short(routing_key)?);
         let properties = wire::properties(message)?;
-        let deadline = Instant::now() + self.confirm_timeout();
+        let confirm_timeout = self.confirm_timeout();
         let (timed_out, server) = (self.timed_out(), Arc::clone(&self.server));
-        let window = self.link().await?.window.clone();
+        let link = self.link().await?;
+        let (window, patience) = (link.window.clone(), link.patience(confirm_timeout));
         let options = BasicPublishOptions {
             // A message that reaches no queue comes back; without this it would be confirmed and gone.
             mandatory: true,
@@ -112,16 +101,29 @@ impl RabbitMqPublisher {
         };
         #[expect(clippy::disallowed_methods, reason = "this is the publisher that checks the confirms")]
         let publishing = window.channel().basic_publish(exchange, routing_key, options, &message.body, properties);
-        let Ok(published) = timeout_at(deadline, publishing).await else {
-            window.fail();
-            return Err(timed_out);
+        // A message the broker did not take is handed over again, so one may come twice after it took nothing.
+        let published = match patience.wait(WhileBlocked::Fail, publishing).await {
+            Ok(published) => published.map_err(|error| server.error(queue, error))?,
+            Err(Impatient::Blocked) => {
+                let blocked = self.link.as_mut().and_then(|link| link.blocked(&server));
+                return Err(blocked.unwrap_or_else(|| server.blocked(SHORT)).into());
+            }
+            Err(Impatient::TimedOut) => {
+                window.fail();
+                return Err(timed_out);
+            }
         };
-        let ticket = window.register(published.map_err(|error| server.error(queue, error))?);
+        let ticket = window.register(published);
         let queue = queue.to_owned();
         Ok(Confirm::new(async move {
-            let Ok(outcome) = timeout_at(deadline, ticket.outcome()).await else {
-                ticket.give_up();
-                return Err(timed_out);
+            let outcome = match patience.wait(while_blocked, ticket.outcome()).await {
+                Ok(outcome) => outcome,
+                // The connection is sound, and what is under way on it may still arrive.
+                Err(Impatient::Blocked) => return Err(server.blocked(SHORT).into()),
+                Err(Impatient::TimedOut) => {
+                    ticket.give_up();
+                    return Err(timed_out);
+                }
             };
             drop(ticket);
             match outcome {
@@ -137,7 +139,15 @@ impl RabbitMqPublisher {
 
 impl Publisher for RabbitMqPublisher {
     async fn publish(&mut self, queue: &str, envelope: &Envelope) -> Result<Confirm, PublishError> {
-        self.send(queue, &exchange(queue), &envelope.routing_key(), &envelope.to_message()).await
+        let (exchange, routing_key) = (exchange(queue), envelope.routing_key());
+        self.hand_over(queue, &exchange, &routing_key, &envelope.to_message(), WhileBlocked::Wait).await
+    }
+
+    async fn changed(&mut self) -> Result<(), PublishError> {
+        match &mut self.link {
+            Some(link) => Ok(link.changed(&self.server).await?),
+            None => pending().await,
+        }
     }
 
     async fn park(&mut self, letter: &DeadLetter) -> Result<Confirm, PublishError> {
