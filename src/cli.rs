@@ -35,6 +35,9 @@ pub(crate) enum Command {
     /// Look at shares
     #[command(subcommand)]
     Share(ShareCommand),
+    /// Repair sources
+    #[command(subcommand)]
+    Source(SourceCommand),
     /// Look at shared queues
     #[command(subcommand)]
     Queue(QueueCommand),
@@ -65,6 +68,19 @@ pub(crate) struct DemoArgs {
 pub(crate) enum ShareCommand {
     /// List every share: table, actions, filter, shared queue and cipher
     List,
+}
+
+/// What to do with sources.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SourceCommand {
+    /// After changes were lost: give up the slot, begin a new epoch, and copy every shared table again
+    Rebuild {
+        /// The source's name in the configuration
+        name: String,
+        /// Even if nothing was lost
+        #[arg(long)]
+        whole: bool,
+    },
 }
 
 /// What to do with shared queues.

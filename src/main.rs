@@ -10,6 +10,7 @@ mod keys;
 mod queue;
 mod services;
 mod share;
+mod source;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::{Cli, Command, DeadLetterCommand, KeysCommand, QueueCommand, ShareCommand};
+use crate::cli::{Cli, Command, DeadLetterCommand, KeysCommand, QueueCommand, ShareCommand, SourceCommand};
 use crate::config::{Env, Role};
 use crate::failure::Failure;
 
@@ -59,6 +60,9 @@ async fn run(cli: Cli, env: Env) -> Result<(), Failure> {
         Command::Consumer => services::run(&path, env, Role::Consumer).await,
         Command::Check => check::run(&path, &env, json).await,
         Command::Share(ShareCommand::List) => share::list(&path, &env, json),
+        Command::Source(SourceCommand::Rebuild { name, whole }) => {
+            source::rebuild(&path, &env, json, &name, whole).await
+        }
         Command::Queue(QueueCommand::Status) => queue::status(&path, &env, json).await,
         Command::DeadLetter(DeadLetterCommand::List { queue, limit }) => {
             dead_letter::list(&path, &env, json, queue.as_deref(), limit).await
@@ -84,6 +88,7 @@ fn log(command: &Command, env: &Env) {
         Command::Demo(_)
         | Command::Check
         | Command::Share(_)
+        | Command::Source(_)
         | Command::Queue(_)
         | Command::DeadLetter(_)
         | Command::Keys(_) => "error,lapin=off,pgwire_replication=off",

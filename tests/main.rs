@@ -11,5 +11,6 @@ mod kit;
 mod metrics;
 mod postgres;
 mod private_servers;
+mod repair;
 mod sqlite;
 mod wire;

@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use tokio_postgres::config::Host;
 
 use super::config::PostgresSourceConfig;
-use super::values::{SESSION_SETTINGS, identifier, literal};
+use super::values::{SESSION_SETTINGS, identifier};
 use crate::source::{SourceError, WatchedTable};
 
 /// How the server names this program in `pg_stat_activity`.
@@ -197,13 +197,9 @@ impl Settings {
 
     /// Changes are lost, with the way to start over.
     pub(super) fn gap(&self, problem: &str) -> SourceError {
-        let source = literal(&self.source);
+        let source = &self.source;
         SourceError::Gap {
-            problem: format!(
-                "{problem}; to start over with new initial copies drop the slot {slot} if it is there, then DELETE FROM \
-                 syncline.state WHERE source = {source} AND key <> 'epoch'",
-                slot = self.slot,
-            ),
+            problem: format!("{problem}; for a new slot and new copies run: syncline source rebuild {source}"),
         }
     }
 }

@@ -198,7 +198,14 @@ impl Live {
 
     /// Remembers that a copy is safe elsewhere.
     pub(super) async fn finish_copy(&mut self, job: &Job) -> Result<(), SourceError> {
-        State::put_copied(&self.settings, &self.sql, job).await
+        let stored = timeout(ANSWER_TIMEOUT, State::put_copied(&self.settings, &self.sql, job)).await;
+        stored.unwrap_or_else(|_| Err(self.settings.unreachable(NO_ANSWER)))?;
+        tracing::info!(
+            source = self.settings.source,
+            table = &*job.table.name,
+            "the copied rows are safe at the broker"
+        );
+        Ok(())
     }
 
     /// Waits for the next changes or marks. Cancel-safe: what was read stays in the queue.

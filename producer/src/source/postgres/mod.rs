@@ -13,6 +13,7 @@ mod copy;
 mod live;
 mod pgoutput;
 mod queue;
+mod repair;
 mod setup;
 mod shape;
 mod state;
@@ -29,6 +30,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
 pub use config::PostgresSourceConfig;
+use syncline_shared::record::Version;
 
 use self::connect::Settings;
 use self::live::Live;
@@ -98,6 +100,18 @@ impl PostgresSource {
             checked.problems.extend(self.check_replication().await.err());
         }
         checked
+    }
+
+    /// Makes the next start begin anew after changes were lost: a new slot, a new epoch, and a copy of every table for all
+    /// its shares. Refused when nothing was lost, unless `whole` says that all records are to be sent again nevertheless.
+    ///
+    /// Returns the version that everything sent from then on is newer than. Once the copies are there, a record with an
+    /// older version is one that no longer is at the source, or no longer fits its share.
+    ///
+    /// # Errors
+    /// [`SourceError`]; nothing is different then, and the same again helps once its cause is mended.
+    pub async fn rebuild(&self, whole: bool) -> Result<Version, SourceError> {
+        repair::rebuild(&self.settings, &self.settings.sql().await?, whole).await
     }
 
     /// A role may be allowed to replicate and yet be shut out by `pg_hba.conf`.

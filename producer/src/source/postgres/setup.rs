@@ -30,8 +30,16 @@ pub(super) struct Prepared {
 }
 
 /// The replication slot as the server has it.
-enum Slot {
+pub(super) enum Slot {
     Missing,
+    Ready,
+}
+
+/// The publication as the server has it.
+pub(super) enum Publication {
+    Missing,
+    /// It reports partitions by themselves.
+    ByPartition,
     Ready,
 }
 
@@ -165,18 +173,24 @@ async fn enter_epoch(
     {
         return Ok(known.epoch);
     }
-    let now = u32::try_from(Timestamp::now().as_second()).unwrap_or(u32::MAX);
-    let epoch = known.map_or(now, |known| now.max(known.epoch.saturating_add(1)));
+    let epoch = next_epoch(known.map(|known| known.epoch));
     State::put_epoch(settings, sql, &here(epoch)).await?;
     tracing::info!(source = settings.source, epoch, "the source's log begins a new epoch");
     Ok(epoch)
 }
 
+/// An epoch newer than the known one, and than any that is forgotten.
+pub(super) fn next_epoch(known: Option<u32>) -> u32 {
+    let now = u32::try_from(Timestamp::now().as_second()).unwrap_or(u32::MAX);
+    known.map_or(now, |known| now.max(known.saturating_add(1)))
+}
+
 /// A slot that was made once and is gone, or was invalidated, is a gap and never made again in silence.
-async fn check_slot(settings: &Settings, sql: &Client, state: &State) -> Result<Slot, SourceError> {
+pub(super) async fn check_slot(settings: &Settings, sql: &Client, state: &State) -> Result<Slot, SourceError> {
+    // Servers before 17 do not tell the reason.
     let query = "SELECT coalesce(plugin = 'pgoutput' AND database = current_database() AND NOT temporary, false),
-            active, coalesce(wal_status = 'lost', false)
-        FROM pg_replication_slots WHERE slot_name = $1";
+            active, coalesce(wal_status = 'lost', false), to_jsonb(s)->>'invalidation_reason'
+        FROM pg_replication_slots s WHERE slot_name = $1";
     let row = sql.query_opt(query, &[&settings.slot]).await;
     let name = &settings.slot;
     match row.map_err(|error| settings.failed("looking for the replication slot", &error))? {
@@ -188,28 +202,38 @@ async fn check_slot(settings: &Settings, sql: &Client, state: &State) -> Result<
         }),
         Some(row) if row.get::<_, bool>(1) => Err(settings.taken()),
         Some(row) if row.get::<_, bool>(2) => {
-            Err(settings.gap(&format!("the server gave up the log of the replication slot {name}")))
+            let reason = row.get::<_, Option<String>>(3).map(|reason| format!(" ({reason})")).unwrap_or_default();
+            Err(settings.gap(&format!("the server gave up the log of the replication slot {name}{reason}")))
         }
         Some(_) => Ok(Slot::Ready),
     }
 }
 
-/// A publication is read as it was at the time of each change, so one made again later would not do.
-async fn ensure_publication(settings: &Settings, sql: &Client, state: &State) -> Result<(), SourceError> {
-    let doing = "preparing the publication";
+/// A publication is read as it was at the time of each change, so one made again later would not do: one that was made
+/// once and is gone is a gap.
+pub(super) async fn check_publication(
+    settings: &Settings,
+    sql: &Client,
+    state: &State,
+) -> Result<Publication, SourceError> {
     let name = &settings.publication;
     let found = sql.query_opt("SELECT pubviaroot FROM pg_publication WHERE pubname = $1", &[name]).await;
-    let statement = match found.map_err(|error| settings.failed(doing, &error))? {
-        None if state.knows_slot(&settings.slot) => {
-            return Err(settings.gap(&format!("the publication {name} is gone")));
-        }
-        None => format!("CREATE PUBLICATION {} WITH (publish_via_partition_root = true)", identifier(name)),
-        Some(row) if !row.get::<_, bool>(0) => {
-            format!("ALTER PUBLICATION {} SET (publish_via_partition_root = true)", identifier(name))
-        }
-        Some(_) => return Ok(()),
+    match found.map_err(|error| settings.failed("looking for the publication", &error))? {
+        None if state.knows_slot(&settings.slot) => Err(settings.gap(&format!("the publication {name} is gone"))),
+        None => Ok(Publication::Missing),
+        Some(row) if !row.get::<_, bool>(0) => Ok(Publication::ByPartition),
+        Some(_) => Ok(Publication::Ready),
+    }
+}
+
+async fn ensure_publication(settings: &Settings, sql: &Client, state: &State) -> Result<(), SourceError> {
+    let name = identifier(&settings.publication);
+    let statement = match check_publication(settings, sql, state).await? {
+        Publication::Missing => format!("CREATE PUBLICATION {name} WITH (publish_via_partition_root = true)"),
+        Publication::ByPartition => format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = true)"),
+        Publication::Ready => return Ok(()),
     };
-    sql.batch_execute(&statement).await.map_err(|error| settings.failed(doing, &error))
+    sql.batch_execute(&statement).await.map_err(|error| settings.failed("preparing the publication", &error))
 }
 
 /// Looks all watched tables up, puts those that appeared into the publication, and says what is to be copied.

@@ -130,6 +130,18 @@ impl State {
         put(settings, sql, &table_key(table), &followed).await
     }
 
+    /// Forgets the slot and every copy, and awaits every followed table again, in a new epoch: all at once, or not at all.
+    pub(super) async fn begin_anew(settings: &Settings, sql: &Client, epoch: u32) -> Result<(), SourceError> {
+        let statement = "WITH
+            begun AS (UPDATE syncline.state SET value = jsonb_set(value, '{epoch}', to_jsonb($2::int8))
+                       WHERE source = $1 AND key = 'epoch'),
+            awaited AS (UPDATE syncline.state SET value = $3::text::jsonb WHERE source = $1 AND key LIKE 'table:%')
+            DELETE FROM syncline.state WHERE source = $1 AND (key = 'slot' OR key LIKE 'copied:%')";
+        let awaited = serde_json::to_string(&Followed { oid: None }).unwrap_or_default();
+        let written = sql.execute(statement, &[&settings.source, &i64::from(epoch), &awaited]).await;
+        written.map(drop).map_err(|error| settings.failed("writing the state", &error))
+    }
+
     /// Forgets the tables and copies of shares that are gone: should they come back, they have missed changes.
     pub(super) async fn forget_others(settings: &Settings, sql: &Client) -> Result<(), SourceError> {
         let of_table = |watched: &WatchedTable| {

@@ -52,6 +52,15 @@ impl Database {
         self.client.batch_execute(statements).await.expect(statements);
     }
 
+    /// Runs a statement that fails until the server noticed that nobody reads the slot any more.
+    async fn run_when_free(&self, statement: &str) {
+        let deadline = Instant::now() + Duration::from_secs(180);
+        while let Err(error) = self.client.batch_execute(statement).await {
+            assert!(Instant::now() < deadline, "{statement}: {error:?}");
+            tokio::task::yield_now().await;
+        }
+    }
+
     async fn text(&self, query: &str) -> Option<String> {
         self.client.query_opt(query, &[]).await.expect(query).and_then(|row| row.get(0))
     }

@@ -74,25 +74,74 @@ async fn a_role_without_rights_is_told_which() {
 }
 
 #[tokio::test]
-async fn a_lost_slot_is_a_gap_and_is_never_made_again_in_silence() {
+async fn a_lost_slot_is_a_gap_until_somebody_asks_for_a_new_one() {
     let database = Database::new().await;
-    database.run("CREATE TABLE item (id int PRIMARY KEY)").await;
-    drop(database.connected(&[("item", &[])]).await);
-    let drop_slot = format!("SELECT pg_drop_replication_slot('{}')", database.name);
-    while database.client.batch_execute(&drop_slot).await.is_err() {
-        tokio::task::yield_now().await;
-    }
-    let mut source = database.source(&[("item", &["first"])]);
+    database.run("CREATE TABLE item (id int PRIMARY KEY); INSERT INTO item VALUES (1)").await;
+    let mut source = database.connected(&[("item", &[])]).await;
+    database.run("UPDATE item SET id = 2").await;
+    let (before, _) = read(&mut source, 2).await;
+    drop(source);
+    database.run_when_free(&format!("SELECT pg_drop_replication_slot('{}')", database.name)).await;
+    database.run("UPDATE item SET id = 3").await;
+    let mut source = database.source(&[("item", &[])]);
     for _ in 0..2 {
         let error = failure(&mut source).await;
         assert!(matches!(error, SourceError::Gap { .. }), "{error}");
+        assert!(error.to_string().contains("syncline source rebuild desk"), "{error}");
     }
     assert!(matches!(source.check().await.problems.as_slice(), [SourceError::Gap { .. }]));
-    database
-        .run("INSERT INTO item VALUES (1); DELETE FROM syncline.state WHERE source = 'desk' AND key <> 'epoch'")
-        .await;
-    let (copied, _) = read(&mut source, 1).await;
+
+    let newer_than = source.rebuild(false).await.expect("rebuilt");
+    let (copied, position) = read(&mut source, 1).await;
+    assert_eq!(summary(&copied), [(Action::Bulk, "3".to_owned())]);
+    assert!(copied[0].only_share.is_none(), "a share that asks for no copy missed changes too");
+    assert!(before.iter().all(|change| change.version < newer_than) && newer_than < copied[0].version);
+    source.commit(&position).await.expect("committed");
+    database.run("UPDATE item SET id = 4").await;
+    read(&mut source, 2).await;
+}
+
+#[tokio::test]
+async fn a_lost_publication_is_a_gap_until_somebody_asks_for_a_new_one() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE item (id int PRIMARY KEY); INSERT INTO item VALUES (1)").await;
+    let publication = PostgresSourceConfig { publication: Some("lost".to_owned()), ..database.config() };
+    let mut source = database.source_with(publication, &[("item", &[])]);
+    settle(&mut source).await;
+    database.run("DROP PUBLICATION lost; INSERT INTO item VALUES (2)").await;
+    while !matches!(failure(&mut source).await, SourceError::Gap { .. }) {}
+    source.rebuild(false).await.expect("rebuilt");
+    let (copied, _) = read(&mut source, 2).await;
+    assert!(copied.iter().all(|change| change.action == Action::Bulk));
+}
+
+#[tokio::test]
+async fn a_source_that_lost_nothing_is_rebuilt_only_when_all_of_it_is_asked_for() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE item (id int PRIMARY KEY); INSERT INTO item VALUES (1)").await;
+    let mut source = database.source(&[("item", &[])]);
+    assert!(matches!(source.rebuild(false).await, Err(SourceError::Unfit { .. })), "never started");
+    settle(&mut source).await;
+    let beside = database.source(&[]);
+    for whole in [false, true] {
+        assert!(matches!(beside.rebuild(whole).await, Err(SourceError::Taken { .. })), "a producer reads it");
+    }
+    source.close().await;
+    let error = eventually_free(&beside).await;
+    assert!(error.to_string().contains("--whole"), "{error}");
+    beside.rebuild(true).await.expect("rebuilt");
+    let (copied, _) = read(&mut database.source(&[("item", &[])]), 1).await;
     assert_eq!(copied[0].action, Action::Bulk);
+}
+
+/// What a rebuild says once the server noticed that nobody reads the slot any more.
+async fn eventually_free(source: &PostgresSource) -> SourceError {
+    loop {
+        let error = source.rebuild(false).await.expect_err("nothing was lost");
+        if !matches!(error, SourceError::Taken { .. }) {
+            return error;
+        }
+    }
 }
 
 #[tokio::test]
