@@ -99,7 +99,7 @@ pub(super) async fn connect(
     for job in &safe {
         State::put_copied(&settings, &sql, job).await?;
     }
-    let prepared = setup::prepare(&settings, &sql, &server).await?;
+    let prepared = setup::prepare(&settings, &sql, &server, resume).await?;
     let resume = resume.filter(|position| position.epoch == prepared.epoch).map_or(0, |position| position.lsn);
     if resume > 0 {
         // Where a stream begins is fixed when its connection is made.

@@ -10,6 +10,7 @@ use pgwire_replication::client::IdentifySystem;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use super::Position;
 use super::connect::Settings;
 use super::state::{Epoch, Followed, State};
 use super::table::{Found, Job, Table, look_up};
@@ -43,17 +44,18 @@ pub(super) enum Publication {
     Ready,
 }
 
-/// Checks the database and makes what is missing.
+/// Checks the database and makes what is missing. `resume` is where this process would go on.
 pub(super) async fn prepare(
     settings: &Settings,
     sql: &Client,
     server: &IdentifySystem,
+    resume: Option<Position>,
 ) -> Result<Prepared, SourceError> {
     check_wal_level(settings, sql).await?;
     State::ensure(settings, sql).await?;
     State::owns_slot(settings, sql).await?;
     let state = State::read(settings, sql).await?;
-    let epoch = enter_epoch(settings, sql, &state, server).await?;
+    let epoch = enter_epoch(settings, sql, &state, server, resume).await?;
     let slot = check_slot(settings, sql, &state).await?;
     State::forget_others(settings, sql).await?;
     ensure_publication(settings, sql, &state).await?;
@@ -64,9 +66,7 @@ pub(super) async fn prepare(
             slot = settings.slot,
             "creating the slot once open transactions ended"
         );
-        let create = "SELECT pg_create_logical_replication_slot($1, 'pgoutput')";
-        let created = sql.query(create, &[&settings.slot]).await;
-        created.map_err(|error| settings.failed("creating the replication slot", &error))?;
+        create_slot(settings, sql).await?;
     }
     if !state.knows_slot(&settings.slot) {
         State::put_slot(settings, sql).await?;
@@ -156,7 +156,20 @@ async fn check_owner(settings: &Settings, sql: &Client, table: &Table) -> Result
     Ok((!row.get::<_, bool>(1)).then(|| settings.refused(problem)))
 }
 
-/// The epoch of this server's log: a new one when the system or its timeline changed.
+/// From PostgreSQL 17 on a standby can be told to keep slots like this one in step, so that it outlives a failover.
+async fn create_slot(settings: &Settings, sql: &Client) -> Result<(), SourceError> {
+    let doing = "creating the replication slot";
+    let version = sql.query_one("SELECT current_setting('server_version_num')::int4", &[]).await;
+    let version: i32 = version.map_err(|error| settings.failed(doing, &error))?.get(0);
+    let create = match version {
+        170_000.. => "SELECT pg_create_logical_replication_slot($1, 'pgoutput', failover => true)",
+        _ => "SELECT pg_create_logical_replication_slot($1, 'pgoutput')",
+    };
+    sql.query(create, &[&settings.slot]).await.map(drop).map_err(|error| settings.failed(doing, &error))
+}
+
+/// The epoch of this server's log: a new one when the system or its timeline changed, or its log went back (a snapshot
+/// of its disks was restored, which is no new timeline).
 ///
 /// It is the second it began, so that it is newer than all before it even where those are forgotten: a database that was
 /// made anew knows nothing of them, one that came back from a backup not all.
@@ -165,15 +178,19 @@ async fn enter_epoch(
     sql: &Client,
     state: &State,
     server: &IdentifySystem,
+    resume: Option<Position>,
 ) -> Result<u32, SourceError> {
     let known = state.epoch();
     let here = |epoch| Epoch { system_id: server.system_id.clone(), timeline: server.timeline, epoch };
+    let behind = |epoch| resume.is_some_and(|known| known.epoch >= epoch && known.lsn > server.xlogpos.as_u64());
     if let Some(known) = &known
         && *known == here(known.epoch)
+        && !behind(known.epoch)
     {
         return Ok(known.epoch);
     }
-    let epoch = next_epoch(known.map(|known| known.epoch));
+    let known = known.map(|known| known.epoch).max(resume.map(|position| position.epoch));
+    let epoch = next_epoch(known);
     State::put_epoch(settings, sql, &here(epoch)).await?;
     tracing::info!(source = settings.source, epoch, "the source's log begins a new epoch");
     Ok(epoch)

@@ -179,6 +179,27 @@ async fn a_new_timeline_makes_every_version_newer() {
     assert!(epoch(&second[0]) > epoch(&first[0]));
 }
 
+#[tokio::test]
+async fn a_log_that_went_back_on_the_same_timeline_makes_every_version_newer() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE item (id int PRIMARY KEY)").await;
+    let mut source = database.connected(&[("item", &[])]).await;
+    database.run("INSERT INTO item VALUES (1)").await;
+    let (first, position) = read(&mut source, 1).await;
+    database
+        .run(&format!(
+            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{}'",
+            database.name
+        ))
+        .await;
+    assert!(matches!(failure(&mut source).await, SourceError::Unreachable { .. }));
+    // What a server has forgotten that came back from a snapshot of its disks.
+    source.commit(&super::super::Position { lsn: u64::MAX / 2, ..position }).await.expect("committed");
+    database.run("INSERT INTO item VALUES (2)").await;
+    let (second, _) = read(&mut source, 1).await;
+    assert!(epoch(&second[0]) > epoch(&first[0]));
+}
+
 fn epoch(change: &Change) -> u32 {
     let [a, b, c, d, ..] = change.version.to_bytes();
     u32::from_be_bytes([a, b, c, d])
