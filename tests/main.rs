@@ -11,6 +11,7 @@ mod kit;
 mod metrics;
 mod postgres;
 mod private_servers;
+mod private_source;
 mod repair;
 mod sqlite;
 mod wire;

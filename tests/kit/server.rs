@@ -63,6 +63,11 @@ impl PrivateServer {
         format!("/data/{name}")
     }
 
+    /// A folder in its `/data`, which holds that of the server itself under the name of its kind.
+    pub fn data(&self, name: &str) -> PathBuf {
+        self.folder.join("data").join(name)
+    }
+
     /// Starts it and waits until it answers.
     pub fn start(&self) {
         let settings = self.settings.iter().map(String::as_str);
