@@ -8,6 +8,9 @@ mod demo;
 mod failure;
 mod keys;
 mod queue;
+#[cfg(test)]
+#[path = "../fuzz/replay.rs"]
+mod replay;
 mod services;
 mod share;
 mod source;

@@ -10,5 +10,8 @@ mod offer;
 pub mod outlet;
 pub mod pipeline;
 pub mod publish;
+#[cfg(test)]
+#[path = "../../fuzz/replay.rs"]
+mod replay;
 pub mod share;
 pub mod source;

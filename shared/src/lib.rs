@@ -12,6 +12,9 @@ pub mod metrics;
 pub mod postgres;
 pub mod queue;
 pub mod record;
+#[cfg(test)]
+#[path = "../../fuzz/replay.rs"]
+mod replay;
 pub mod retry;
 pub mod seal;
 pub mod sqlite;

@@ -4,6 +4,8 @@
 //! `numeric(38,9)` or a 64-bit integer reaches the target to the last digit (promise P10). The line format is section
 //! "Records" of `docs/wire-format.md`.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod line;
 mod row;
 mod version;

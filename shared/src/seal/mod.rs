@@ -5,6 +5,8 @@
 //! format. Works on bytes alone: what the lines mean is `record`'s matter, where they travel is `queue`'s.
 
 mod cbc;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod keyring;
 
 pub use keyring::{Key, KeyError, Keyring, SECRET_BYTES_MIN};

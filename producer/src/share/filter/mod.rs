@@ -7,6 +7,8 @@
 
 mod decimal;
 mod eval;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod parse;
 
 pub(super) use eval::{Places, Verdict};

@@ -10,6 +10,8 @@ mod complete;
 mod config;
 mod connect;
 mod copy;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod live;
 mod pgoutput;
 mod queue;

@@ -1,5 +1,7 @@
 //! The configuration as a whole: every table, and how they refer to each other.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod validate;
 
 use std::collections::BTreeMap;
