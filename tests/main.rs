@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod bounds;
+mod chaos;
 mod command_line;
 mod demo;
 mod examples;

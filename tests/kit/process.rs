@@ -27,8 +27,13 @@ impl Service {
 
     /// The same with environment variables.
     pub fn start_with(folder: &Path, command: &str, config: &Path, env: &[(&str, String)]) -> Self {
-        let log = folder.join(format!("{}.log", super::unique(command)));
-        let file = std::fs::File::create(&log).unwrap();
+        Self::start_as(&super::unique(command), folder, command, config, env)
+    }
+
+    /// The same under a name: its log goes on in the file of that name.
+    pub fn start_as(name: &str, folder: &Path, command: &str, config: &Path, env: &[(&str, String)]) -> Self {
+        let log = folder.join(format!("{name}.log"));
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_syncline"))
             .args([command, "--config"])
             .arg(config)
@@ -50,7 +55,7 @@ impl Service {
     /// Its admin address, once it listens.
     fn address(&self) -> Option<String> {
         let log = self.log();
-        let line = log.lines().find(|line| line.contains("serving /metrics"))?;
+        let line = log.lines().rev().find(|line| line.contains("serving /metrics"))?;
         let address = line.split("address=").nth(1)?.split_whitespace().next()?;
         Some(address.to_owned())
     }
@@ -88,9 +93,19 @@ impl Service {
 
     /// Sends SIGTERM and waits for its end.
     pub fn stop(&mut self) -> ExitStatus {
-        let sent = Command::new("kill").args(["-TERM", &self.id().to_string()]).status().unwrap();
-        assert!(sent.success());
+        self.signal("TERM");
         self.wait()
+    }
+
+    /// Sends a signal: `STOP` and `CONT` freeze and thaw it.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// How it ended, if it did.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     /// Waits for its end.

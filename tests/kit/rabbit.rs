@@ -71,12 +71,19 @@ impl Drop for Vhost {
 }
 
 fn call(api: &str, method: &str, path: &str, body: Option<&str>) -> String {
+    management(api, method, path, body).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+}
+
+/// Calls the management API of a server that may be away.
+pub fn management(api: &str, method: &str, path: &str, body: Option<&str>) -> Result<String, String> {
     let mut curl = Command::new("curl");
-    curl.args(["-sS", "-X", method, "-H", "content-type: application/json"]);
+    curl.args(["-sS", "--max-time", "10", "-X", method, "-H", "content-type: application/json"]);
     if let Some(body) = body {
         curl.args(["-d", body]);
     }
     let output = curl.arg(format!("{api}/api/{path}")).output().expect("curl");
-    assert!(output.status.success(), "{method} {path}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
