@@ -146,6 +146,9 @@ async fn messages_that_are_broken_are_set_aside_and_the_rest_flows() {
     path.vhost.publish(&queue, &unknown, body);
     path.vhost.publish(&queue, &serde_json::json!({}), body);
     let mut consumer = path.consumer();
+    // The second in a row that does not open may mean another secret, until one behind it opens.
+    paused(&consumer, "no message sealed with key").await;
+    path.source.run("UPDATE item SET note = 'after'").await;
     eventually("set aside", 4, async || path.vhost.ready("crm.dead")).await;
     path.in_step("the genuine one", ALL, ALL).await;
     assert!(consumer.stop().success());

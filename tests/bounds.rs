@@ -63,6 +63,7 @@ async fn a_stop_in_full_flow_repeats_nothing_and_sets_nothing_aside() {
     let writes = Arc::new(AtomicBool::new(true));
     let writer = {
         let (writes, url) = (writes.clone(), path.source.url.clone());
+        #[expect(clippy::disallowed_methods, reason = "awaited at the end of the test")]
         tokio::spawn(async move {
             let client = crate::kit::database::connect(&url).await;
             let mut changes = 500_u64;

@@ -116,6 +116,13 @@ impl SubscriptionConfig {
         OpenLimits { plain_bytes_max: self.plain_bytes_max, accept_unsealed: self.accept_unsealed }
     }
 
+    /// A target table of the subscription; empty when it lists none.
+    #[must_use]
+    pub fn any_table(&self) -> String {
+        let first = self.table.iter().next();
+        first.map_or_else(String::new, |(name, table)| table.into.clone().unwrap_or_else(|| name.clone()))
+    }
+
     /// Where the records of a table go; `None` when it is not listed.
     #[must_use]
     pub fn map(&self, source: &str, table: &str) -> Option<TableMap> {

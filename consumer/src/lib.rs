@@ -9,3 +9,4 @@ pub mod pipeline;
 mod run;
 mod settle;
 pub mod target;
+mod trust;

@@ -1,13 +1,17 @@
 //! Turns received messages into records: envelope, seal, lines. CPU work, off the I/O threads.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use syncline_shared::class::Class;
-use syncline_shared::envelope::{Envelope, EnvelopeError};
+use syncline_shared::envelope::{Envelope, EnvelopeError, Message};
 use syncline_shared::queue::{Delivery, Reason};
 use syncline_shared::record::{Action, LineError, Record, read_lines};
 use syncline_shared::seal::{self, Keyring, OpenError, OpenLimits};
 use thiserror::Error;
+
+/// From the second time that a message comes again. Once is what every restart does to all that was received ahead.
+const SUSPECT_ATTEMPTS: u32 = 2;
 
 /// What a partition accepts.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +27,8 @@ pub(crate) struct OpenRules {
 pub(crate) struct Opened {
     /// To settle it.
     pub delivery: Delivery,
+    /// It is opened and applied alone.
+    pub is_suspect: bool,
     /// Its records, or why there are none.
     pub content: Result<Content, OpenFault>,
 }
@@ -44,9 +50,27 @@ pub(crate) enum OpenFault {
     /// Its clear properties are not those of an envelope.
     #[error(transparent)]
     Envelope(#[from] EnvelopeError),
+    /// It was tried before and the consumer ended; it is opened alone.
+    #[error("not opened yet")]
+    Suspect,
+    /// It was tried alone as often as it may be, and the consumer ended each time.
+    #[error("tried alone {tries} times, and the consumer ended each time")]
+    Deadly {
+        /// How often.
+        tries: u32,
+    },
+    /// An operator wants it set aside.
+    #[error("set aside by `dead-letter park`")]
+    ByHand,
+    /// Its body is not what was sealed under this key: damaged, forged, or sealed with another secret.
+    #[error("the batch does not open under its key")]
+    Refused {
+        /// The id of the key.
+        key: String,
+    },
     /// Its body does not open.
     #[error(transparent)]
-    Seal(#[from] OpenError),
+    Seal(OpenError),
     /// Its plaintext is not records.
     #[error(transparent)]
     Lines(#[from] LineError),
@@ -80,7 +104,14 @@ impl OpenFault {
         match self {
             Self::Envelope(error) => error.class(),
             Self::Seal(error) => error.class(),
-            Self::Lines(_) | Self::Count { .. } | Self::NoData { .. } | Self::Misrouted { .. } => Class::Permanent,
+            Self::Suspect => Class::Transient,
+            Self::Deadly { .. }
+            | Self::ByHand
+            | Self::Refused { .. }
+            | Self::Lines(_)
+            | Self::Count { .. }
+            | Self::NoData { .. }
+            | Self::Misrouted { .. } => Class::Permanent,
         }
     }
 
@@ -92,34 +123,97 @@ impl OpenFault {
             | Self::Lines(_)
             | Self::Count { .. }
             | Self::NoData { .. } => Reason::Content,
-            Self::Seal(OpenError::Refused | OpenError::UnknownKey { .. } | OpenError::Unsealed { .. }) => Reason::Seal,
+            Self::Suspect | Self::Deadly { .. } => Reason::Crash,
+            Self::ByHand
+            | Self::Refused { .. }
+            | Self::Seal(OpenError::Refused | OpenError::UnknownKey { .. } | OpenError::Unsealed { .. }) => {
+                Reason::Seal
+            }
         }
     }
 }
 
 impl Opened {
-    /// Bytes it holds, about: of its plaintext, or of its body where that does not open.
+    /// A message that was received. One that came to no end at least twice may be what ends the consumer: it is left
+    /// closed, to be tried alone.
+    fn received(delivery: Delivery) -> Self {
+        let is_suspect = delivery.attempts() >= SUSPECT_ATTEMPTS && Envelope::from_message(delivery.message()).is_ok();
+        Self { delivery, is_suspect, content: Err(OpenFault::Suspect) }
+    }
+
+    /// Bytes it holds, about: of its plaintext, or of its body where that is not opened.
     pub(crate) fn bytes(&self) -> usize {
         self.content.as_ref().map_or_else(|_| self.delivery.message().body.len(), |content| content.bytes)
     }
+
+    /// Its id; messages of which it matters have one.
+    pub(crate) fn id(&self) -> &str {
+        self.delivery.message().message_id.as_deref().unwrap_or_default()
+    }
+
+    /// The id of the key it opened under.
+    pub(crate) fn opened_under(&self) -> Option<&str> {
+        let envelope = self.content.as_ref().ok().map(|content| &content.envelope)?;
+        envelope.cipher().is_keyed().then(|| envelope.key())
+    }
 }
 
-/// Opens a message on the blocking pool.
+/// Opens a received message on the blocking pool, unless it is to be tried alone.
 pub(crate) async fn open(delivery: Delivery, keyring: Arc<Keyring>, rules: OpenRules) -> Opened {
-    let work = move || {
-        let content = open_one(&delivery, &keyring, rules);
-        Opened { delivery, content }
-    };
+    let mut opened = Opened::received(delivery);
+    if opened.is_suspect {
+        return opened;
+    }
+    blocking(move || {
+        opened.content = open_one(opened.delivery.message(), &keyring, rules);
+        opened
+    })
+    .await
+}
+
+/// Opens again those messages that did not open with the keys there were.
+pub(crate) async fn open_again(
+    mut messages: VecDeque<Opened>,
+    keyring: Arc<Keyring>,
+    rules: OpenRules,
+) -> VecDeque<Opened> {
+    blocking(move || {
+        for message in &mut messages {
+            if !message.is_suspect && matches!(message.content, Err(OpenFault::Refused { .. } | OpenFault::Seal(_))) {
+                message.content = open_one(message.delivery.message(), &keyring, rules);
+            }
+        }
+        messages
+    })
+    .await
+}
+
+/// Opens one message on the blocking pool.
+pub(crate) async fn open_alone(
+    message: Message,
+    keyring: Arc<Keyring>,
+    rules: OpenRules,
+) -> Result<Content, OpenFault> {
+    blocking(move || open_one(&message, &keyring, rules)).await
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
-        Ok(opened) => opened,
+        Ok(done) => done,
         Err(failed) => std::panic::resume_unwind(failed.into_panic()),
     }
 }
 
-/// Opens one message.
-pub(crate) fn open_one(delivery: &Delivery, keyring: &Keyring, rules: OpenRules) -> Result<Content, OpenFault> {
-    let envelope = Envelope::from_message(delivery.message())?;
-    let plain = seal::open(keyring, &envelope, rules.limits)?;
+fn open_one(message: &Message, keyring: &Keyring, rules: OpenRules) -> Result<Content, OpenFault> {
+    let envelope = Envelope::from_message(message)?;
+    let plain = seal::open(keyring, &envelope, rules.limits).map_err(|error| match error {
+        OpenError::Refused if envelope.cipher().is_keyed() => OpenFault::Refused { key: envelope.key().to_owned() },
+        OpenError::Refused
+        | OpenError::UnknownKey { .. }
+        | OpenError::Unsealed { .. }
+        | OpenError::Compression
+        | OpenError::TooLarge { .. } => OpenFault::Seal(error),
+    })?;
     let said = envelope.route().partition;
     if said != rules.partition {
         return Err(OpenFault::Misrouted { said, here: rules.partition });

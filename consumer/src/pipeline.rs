@@ -4,10 +4,12 @@
 //! messages is applied, the next one is received and opened. A systemic fault pauses the partition and is tried again;
 //! nothing is drained into the dead letters (promise P7).
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use syncline_shared::class::Class;
@@ -19,13 +21,23 @@ use syncline_shared::tasks::{Stop, TaskGroup};
 
 use crate::config::SubscriptionConfig;
 use crate::metrics::{Metrics, SubscriptionMetrics};
-use crate::open::{OpenRules, Opened, open, open_one};
+use crate::open::{OpenRules, Opened, open};
 use crate::run::{Progress, Run};
 use crate::settle::{Settler, Verdict};
 use crate::target::Target;
+use crate::trust::Trust;
+
+mod alone;
+mod wait;
+
+use self::alone::Try;
 
 /// Gives the keyring as it is configured now; asked again when a message names a key that is not in it.
 pub type LoadKeyring = Arc<dyn Fn() -> Keyring + Send + Sync>;
+
+/// Waits between attempts at records that another one may cure: about five seconds in all.
+const CURE_WAIT_FIRST: Duration = Duration::from_millis(100);
+const CURE_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// What the tasks of one subscription are started from.
 pub struct Consumer<'a> {
@@ -64,6 +76,8 @@ impl Consumer<'_> {
                 keyring: keyring.clone(),
                 load_keyring: load_keyring.clone(),
                 metrics: metrics.clone(),
+                trust: Trust::default(),
+                beside: config.any_table(),
                 part: health.partition(format!("subscription {name}"), partition),
             };
             let stop = tasks.stop();
@@ -89,6 +103,9 @@ struct Partition<B: Broker, T> {
     load_keyring: LoadKeyring,
     settler: Settler<B>,
     metrics: SubscriptionMetrics,
+    trust: Trust,
+    /// The target's table beside which tries are counted.
+    beside: String,
     part: Part,
 }
 
@@ -127,101 +144,152 @@ impl<B: Broker, T: Target> Partition<B, T> {
     /// Works on one subscription until it ends. Receives and opens the next group while one is applied.
     async fn follow(&mut self, mut subscriber: B::Subscriber, stop: &mut Stop) -> Result<(), QueueError> {
         let (rules, config) = (self.rules, self.config.clone());
-        let mut group = Vec::new();
+        let mut group: VecDeque<Opened> = VecDeque::new();
+        let mut backoff = Backoff::default();
         loop {
             let keyring = self.keyring.clone();
             let mut gather_stop = stop.clone();
             let mut next = pin!(gather(&mut subscriber, &config, &keyring, rules, &mut gather_stop));
-            let mut work = pin!(self.process(group, stop));
-            let (worked, received) = tokio::select! {
-                worked = &mut work => (worked?, None),
-                received = &mut next => (work.await?, Some(received)),
-            };
-            if worked.is_break() {
+            let mut received = None;
+            while received.is_none() {
+                let worked = {
+                    let mut work = pin!(self.process(group, stop));
+                    tokio::select! {
+                        worked = &mut work => worked?,
+                        more = &mut next => {
+                            received = Some(more?);
+                            work.await?
+                        }
+                    }
+                };
+                group = match worked {
+                    Worked::Stopped => return Ok(()),
+                    Worked::Done => {
+                        backoff.reset();
+                        VecDeque::new()
+                    }
+                    Worked::Waits(group) => group,
+                };
+                if received.is_none() && group.is_empty() {
+                    received = Some((&mut next).await?);
+                } else if received.is_none() {
+                    // Those that come meanwhile may tell what to do about the one that waits; a group of them is enough.
+                    let has_room = group.iter().map(Opened::bytes).sum::<usize>() < config.apply_bytes_max;
+                    tokio::select! {
+                        more = &mut next, if has_room => received = Some(more?),
+                        waited = stop.or(backoff.wait()) => if waited.is_none() { return Ok(()) },
+                    }
+                }
+            }
+            let received = received.unwrap_or_default();
+            if received.is_empty() {
                 return Ok(());
             }
-            group = match received {
-                Some(received) => received?,
-                None => next.await?,
-            };
-            if group.is_empty() {
-                return Ok(());
-            }
+            group.extend(received);
         }
     }
 
-    /// Applies and settles a group of messages, in order; breaks off when a shutdown comes while it waits for a fault to be
-    /// mended. What was gathered behind the group must not be applied then.
-    async fn process(&mut self, group: Vec<Opened>, stop: &mut Stop) -> Result<ControlFlow<()>, QueueError> {
-        self.metrics.in_flight.add(i64::try_from(group.len()).unwrap_or_default());
-        let size = group.len();
+    /// Applies and settles a group of messages, in order. Breaks off when a shutdown comes while it waits for the target,
+    /// and at a message that has to wait for a fault to be mended. What is behind must not be applied then.
+    async fn process(&mut self, group: VecDeque<Opened>, stop: &mut Stop) -> Result<Worked, QueueError> {
+        let size = i64::try_from(group.len()).unwrap_or_default();
+        self.metrics.in_flight.add(size);
         let result = self.process_all(group, stop).await;
-        self.metrics.in_flight.sub(i64::try_from(size).unwrap_or_default());
+        self.metrics.in_flight.sub(size);
         result
     }
 
-    async fn process_all(&mut self, group: Vec<Opened>, stop: &mut Stop) -> Result<ControlFlow<()>, QueueError> {
+    async fn process_all(&mut self, mut group: VecDeque<Opened>, stop: &mut Stop) -> Result<Worked, QueueError> {
         let mut run = Run::default();
         let mut verdicts = Vec::new();
-        for mut opened in group {
-            if matches!(&opened.content, Err(fault) if fault.class() != Class::Permanent) {
-                // What came before is applied first; then the partition waits here until the fault is mended.
+        while let Some(mut opened) = group.pop_front() {
+            let mut alone = None;
+            if opened.is_suspect {
                 let (before, settled) = (std::mem::take(&mut run), std::mem::take(&mut verdicts));
-                if self.finish(before, settled, stop).await?.is_break() || !self.reopen(&mut opened, stop).await {
-                    return Ok(ControlFlow::Break(()));
+                if self.finish(before, settled, None, stop).await?.is_break() {
+                    return Ok(Worked::Stopped);
                 }
+                let Some(tried) = self.open_suspect(&mut opened, stop).await else { return Ok(Worked::Stopped) };
+                alone = Some(tried);
+            }
+            if let Some(why) = self.waits(&mut opened, &mut group, stop).await {
+                group.push_front(opened);
+                self.end_try(alone.as_ref()).await;
+                if self.finish(run, verdicts, None, stop).await?.is_break() {
+                    return Ok(Worked::Stopped);
+                }
+                self.part.pause(Class::Systemic, &why);
+                return Ok(Worked::Waits(group));
             }
             verdicts.push(self.settler.judge(opened, &mut run));
-        }
-        self.finish(run, verdicts, stop).await
-    }
-
-    /// Tries to open a message again until its fault is mended; `false` when the shutdown came first.
-    async fn reopen(&mut self, opened: &mut Opened, stop: &mut Stop) -> bool {
-        let mut backoff = Backoff::default();
-        loop {
-            // A key that was added since is no fault: what was gathered before was opened without it.
-            self.keyring = Arc::new((self.load_keyring)());
-            opened.content = open_one(&opened.delivery, &self.keyring, self.rules);
-            match &opened.content {
-                Err(fault) if fault.class() != Class::Permanent => self.part.pause(fault.class(), fault),
-                Ok(_) | Err(_) => break,
-            }
-            if stop.or(backoff.wait()).await.is_none() {
-                return false;
+            if alone.is_some() {
+                let (this, settled) = (std::mem::take(&mut run), std::mem::take(&mut verdicts));
+                if self.finish(this, settled, alone, stop).await?.is_break() {
+                    return Ok(Worked::Stopped);
+                }
             }
         }
-        self.part.works();
-        true
+        let finished = self.finish(run, verdicts, None, stop).await?;
+        Ok(if finished.is_break() { Worked::Stopped } else { Worked::Done })
     }
 
-    /// Applies a run until the target has taken it, then settles its messages.
+    /// Applies a run until the target has taken it, then settles its messages; with a try that is counted as long as it
+    /// lasts.
     async fn finish(
         &mut self,
         run: Run,
         verdicts: Vec<Verdict>,
+        alone: Option<Try>,
         stop: &mut Stop,
     ) -> Result<ControlFlow<()>, QueueError> {
+        if verdicts.is_empty() {
+            return Ok(ControlFlow::Continue(()));
+        }
         let mut progress = Progress::new(&run);
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut cure) = (Backoff::default(), Backoff::new(CURE_WAIT_FIRST, CURE_WAIT_MAX));
         loop {
             let timer = self.metrics.apply_seconds.start_timer();
-            let applied = progress.apply(&run, &mut self.target).await;
-            let Err(error) = applied else {
-                timer.observe_duration();
-                self.part.works();
-                break;
+            let applied = match self.begin_try(alone.as_ref()).await {
+                Ok(()) => progress.apply(&run, &mut self.target).await,
+                Err(error) => Err(error),
             };
-            timer.stop_and_discard();
-            self.part.pause(error.class(), &error);
-            self.metrics.reconnects("target").inc();
-            if stop.or(backoff.wait()).await.is_none() {
+            let wait = match applied {
+                Ok(()) => {
+                    timer.observe_duration();
+                    self.part.works();
+                    if !progress.is_curable() {
+                        break;
+                    }
+                    cure.next_wait()
+                }
+                Err(error) => {
+                    timer.stop_and_discard();
+                    self.end_try(alone.as_ref()).await;
+                    self.part.pause(error.class(), &error);
+                    self.metrics.reconnects("target").inc();
+                    backoff.next_wait()
+                }
+            };
+            if stop.or(tokio::time::sleep(wait)).await.is_none() {
+                self.end_try(alone.as_ref()).await;
                 return Ok(ControlFlow::Break(()));
             }
+            progress.again();
         }
         self.settler.settle(&run, progress.into_outcomes(), verdicts, &self.keyring).await?;
+        self.forget_try(alone.as_ref()).await;
         Ok(ControlFlow::Continue(()))
     }
+}
+
+/// What came of a group of messages.
+enum Worked {
+    /// All are settled.
+    Done,
+    /// The first of these waits until a fault is mended, and the others behind it.
+    Waits(VecDeque<Opened>),
+    /// A shutdown came; what is unsettled comes again.
+    Stopped,
 }
 
 /// Receives and opens what is there: one message at least, then as many as wait already, up to the bounds; empty at the

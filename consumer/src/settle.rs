@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use syncline_shared::envelope::{Envelope, Message, Route};
 use syncline_shared::queue::{Broker, DeadLetter, Delivery, PublishError, Publisher, QueueError, Reason};
 use syncline_shared::record::{Record, write_line};
-use syncline_shared::seal::{Cipher, Keyring, Seal, seal};
+use syncline_shared::seal::{Cipher, Keyring, Seal, seal_as};
+use uuid::Uuid;
 
 use crate::config::{SubscriptionConfig, Unlisted};
 use crate::metrics::{Fate, SubscriptionMetrics};
@@ -59,12 +60,12 @@ impl<B: Broker> Settler<B> {
 
     /// Adds a message's records to the run, or decides that it goes another way.
     pub(crate) fn judge(&mut self, opened: Opened, run: &mut Run) -> Verdict {
-        let Opened { delivery, content } = opened;
+        let Opened { delivery, content, .. } = opened;
         let kind = match content {
             Err(fault) => Kind::Dead { reason: fault.reason(), error: fault.to_string() },
             Ok(Content { envelope, records, .. }) => match (self.map(envelope.route()), self.config.unlisted) {
                 (Some(table), _) => {
-                    let records = run.push(table, envelope.route().action, records);
+                    let records = run.push(table, envelope.route().action, envelope.message_id(), records);
                     Kind::Applied { envelope, records }
                 }
                 (None, Unlisted::Skip) => Kind::Skipped { envelope },
@@ -98,21 +99,31 @@ impl<B: Broker> Settler<B> {
         for Verdict { delivery, kind } in verdicts {
             match kind {
                 Kind::Applied { envelope, records } => {
-                    let outcomes = outcomes.get(records.clone()).unwrap_or_default();
-                    let records = run.records().get(records).unwrap_or_default();
-                    for (record, outcome) in records.iter().zip(outcomes) {
-                        if let Outcome::Rejected { error } = outcome {
-                            let letter = self.letter_of_record(&delivery, &envelope, record, error, keyring)?;
-                            let parked = self.parking().await?.park(&letter).await.map_err(QueueError::Park)?;
-                            parked.await.map_err(QueueError::Park)?;
-                            self.note(&letter);
-                        }
+                    let range = records;
+                    let outcomes = outcomes.get(range.clone()).unwrap_or_default();
+                    let records = run.records().get(range.clone()).unwrap_or_default();
+                    for (place, (record, outcome)) in range.zip(records.iter().zip(outcomes)) {
+                        let (reason, error, behind) = match outcome {
+                            Outcome::Applied | Outcome::Duplicate | Outcome::Stale => continue,
+                            Outcome::Rejected { error } => (Reason::Target, error.clone(), None),
+                            Outcome::Waits { behind } => (
+                                Reason::Waits,
+                                format!("an older change of its record is dead letter {behind}"),
+                                Some(behind),
+                            ),
+                        };
+                        let message = sealed_alone(&delivery, &envelope, record, run.letter(place), keyring)?;
+                        let mut letter = self.letter(&delivery, reason, &error);
+                        (letter.message, letter.behind) = (message.unwrap_or(letter.message), behind.cloned());
+                        let parked = self.parking().await?.park(&letter).await.map_err(QueueError::Park)?;
+                        parked.await.map_err(QueueError::Park)?;
+                        self.note(&letter);
                     }
                     self.count(&envelope, records, outcomes, now);
                     delivery.ack().await?;
                 }
                 Kind::Dead { reason, error } => {
-                    let letter = self.letter(&delivery, delivery.message().clone(), reason, error);
+                    let letter = self.letter(&delivery, reason, &error);
                     delivery.dead_letter(self.parking().await?, &letter).await?;
                     self.note(&letter);
                 }
@@ -133,7 +144,7 @@ impl<B: Broker> Settler<B> {
             Outcome::Applied => Fate::Applied,
             Outcome::Duplicate => Fate::Duplicate,
             Outcome::Stale => Fate::Stale,
-            Outcome::Rejected { .. } => Fate::Dead,
+            Outcome::Rejected { .. } | Outcome::Waits { .. } => Fate::Dead,
         };
         self.metrics.records(share, action, outcomes.iter().map(fate));
         let applied = records.iter().zip(outcomes).filter(|(_, outcome)| **outcome == Outcome::Applied);
@@ -160,46 +171,37 @@ impl<B: Broker> Settler<B> {
         );
     }
 
-    fn letter(&self, delivery: &Delivery, message: Message, reason: Reason, error: String) -> DeadLetter {
-        DeadLetter {
-            // `<table>.<action>.<partition>`, as it was published.
-            routing_key: format!("{}.{}", message.kind.as_deref().unwrap_or("unknown"), self.partition),
-            message,
-            queue: self.queue.clone(),
-            reason,
-            error,
-            attempts: delivery.attempts().saturating_add(1),
-            at: Timestamp::now(),
-        }
+    fn letter(&self, delivery: &Delivery, reason: Reason, error: &str) -> DeadLetter {
+        let message = delivery.message().clone();
+        // `<table>.<action>.<partition>`, as it was published.
+        let routing_key = format!("{}.{}", message.kind.as_deref().unwrap_or("unknown"), self.partition);
+        DeadLetter::new(message, &self.queue, routing_key, reason, error, delivery.attempts().saturating_add(1))
     }
+}
 
-    /// A dead letter of one record, sealed again under the key its batch came with. Where that key has been taken out of
-    /// the configuration meanwhile it is the whole batch; replayed, the other records are duplicates.
-    fn letter_of_record(
-        &self,
-        delivery: &Delivery,
-        envelope: &Envelope,
-        record: &Record,
-        error: &str,
-        keyring: &Keyring,
-    ) -> Result<DeadLetter, QueueError> {
-        let key = match envelope.cipher() {
-            Cipher::None => Some(Seal::Plain),
-            Cipher::Base64 => Some(Seal::Base64),
-            Cipher::TripleDes | Cipher::Aes128 | Cipher::Aes256 => keyring.get(envelope.key()).cloned().map(Seal::Key),
-        };
-        let message = match key.filter(|_| envelope.route().records > 1) {
-            None => delivery.message().clone(),
-            Some(key) => {
-                let mut line = Vec::new();
-                write_line(&mut line, &record.key, record.version, record.at, record.data.as_ref(), record.partial);
-                let route = Route { records: 1, ..envelope.route().clone() };
-                let sealed = seal(&key, route, &line);
-                sealed.map_err(|error| QueueError::Park(PublishError::Seal(error)))?.to_message()
-            }
-        };
-        Ok(self.letter(delivery, message, Reason::Target, error.to_owned()))
-    }
+/// One record of a message, sealed again under the key its batch came with; `None` when it is alone there. Where that key
+/// has been taken out of the configuration meanwhile the whole batch is set aside; replayed, the other records are
+/// duplicates.
+fn sealed_alone(
+    delivery: &Delivery,
+    envelope: &Envelope,
+    record: &Record,
+    id: Option<Uuid>,
+    keyring: &Keyring,
+) -> Result<Option<Message>, QueueError> {
+    let key = match envelope.cipher() {
+        Cipher::None => Some(Seal::Plain),
+        Cipher::Base64 => Some(Seal::Base64),
+        Cipher::TripleDes | Cipher::Aes128 | Cipher::Aes256 => keyring.get(envelope.key()).cloned().map(Seal::Key),
+    };
+    let (Some(key), Some(id)) = (key.filter(|_| envelope.route().records > 1), id) else { return Ok(None) };
+    let mut line = Vec::new();
+    write_line(&mut line, &record.key, record.version, record.at, record.data.as_ref(), record.partial);
+    let route = Route { records: 1, ..envelope.route().clone() };
+    let sealed = seal_as(&key, route, &line, id).map_err(|error| QueueError::Park(PublishError::Seal(error)))?;
+    // Read from the bytes that came: the time of sealing is theirs.
+    let timestamp = delivery.message().timestamp;
+    Ok(Some(Message { timestamp, ..sealed.to_message() }))
 }
 
 /// The share to count a message under: anyone may write any name into a message that is not sealed.

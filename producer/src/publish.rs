@@ -375,13 +375,6 @@ async fn next_sealed(sealing: &mut VecDeque<JoinHandle<Item>>) -> Item {
 }
 
 fn dead_letter(item: &Item, error: &str) -> DeadLetter {
-    DeadLetter {
-        message: item.envelope.to_message(),
-        queue: item.queue.to_string(),
-        routing_key: item.envelope.routing_key(),
-        reason: Reason::Oversize,
-        error: error.to_owned(),
-        attempts: 1,
-        at: jiff::Timestamp::now(),
-    }
+    let routing_key = item.envelope.routing_key();
+    DeadLetter::new(item.envelope.to_message(), &item.queue, routing_key, Reason::Oversize, error, 1)
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use syncline_shared::class::Class;
 use syncline_shared::record::{Action, Columns, Record, Row, Value, Version};
 
-use super::{Batch, Outcome, TableMap, Target};
+use super::{Batch, Outcome, Parked, TableMap, Target};
 use Action::{Bulk, Delete, Insert, Update};
 use Outcome::{Applied, Duplicate, Stale};
 
@@ -54,6 +54,9 @@ macro_rules! target_contract {
             an_old_record_folded_with_a_part_brings_nothing_back, a_part_after_a_delete_starts_anew,
             several_tables_and_actions_in_one_call, columns_land_where_the_map_says,
             only_mapped_columns_are_taken, a_composite_key_is_one_key, hostile_texts_arrive_as_they_were,
+            a_part_waits_behind_what_is_parked_until_that_is_taken, a_newer_whole_record_makes_up_for_what_is_parked,
+            a_delete_makes_up_for_what_is_parked, what_is_parked_is_forgotten_with_its_dead_letter,
+            tries_are_counted_until_they_are_forgotten,
             instances_share_what_they_hold, nothing_to_do_is_done, a_thousand_records_in_one_call $(, $more)*);
     };
 }
@@ -364,6 +367,86 @@ pub(crate) async fn hostile_texts_arrive_as_they_were(bench: &impl Bench) {
     let mut expected: Vec<_> = texts.iter().map(|text| vec![Some((*text).to_owned()); 3]).collect();
     expected.sort();
     assert_eq!(rows(bench, "incident", &["number", "subject", "note"]).await, expected);
+}
+
+async fn park(target: &mut impl Target, record: &Record, letter: &str) {
+    target.park(&[Parked { table: &incidents(), record, letter }]).await.unwrap();
+}
+
+fn behind(letter: &str) -> Outcome {
+    Outcome::Waits { behind: letter.to_owned() }
+}
+
+pub(crate) async fn a_part_waits_behind_what_is_parked_until_that_is_taken(bench: &impl Bench) {
+    with_incidents(bench).await;
+    let mut target = bench.target("one");
+    let (head, next) = (incident("I1", 2, "toner", Some("kept")), part("I1", 3, "subject", "paper"));
+    apply(&mut target, &[(Insert, incident("I1", 1, "printer", None)), (Insert, incident("I2", 1, "x", None))]).await;
+    park(&mut target, &head, "L2").await;
+    // Whoever has the partition now, and beside others that do not wait.
+    let mut target = bench.target("two");
+    let call =
+        [(Update, part("I2", 2, "subject", "y")), (Update, next.clone()), (Insert, incident("I3", 1, "z", None))];
+    assert_eq!(apply(&mut target, &call).await, [Applied, behind("L2"), Applied]);
+    assert_eq!(held(bench).await, ["I1 printer -", "I2 y -", "I3 z -"]);
+    park(&mut target, &next, "L3").await;
+    // Out of order it waits on; the head passes, then the next, then there is nothing to wait for.
+    assert_eq!(apply(&mut target, &[(Update, next.clone())]).await, [behind("L2")]);
+    assert_eq!(apply(&mut target, &[(Update, head)]).await, [Applied]);
+    let late = part("I1", 4, "subject", "late");
+    assert_eq!(apply(&mut target, &[(Update, late.clone())]).await, [behind("L3")]);
+    assert_eq!(apply(&mut target, &[(Update, next), (Update, late)]).await, [Applied, Applied]);
+    assert_eq!(held(bench).await, ["I1 late kept", "I2 y -", "I3 z -"]);
+}
+
+pub(crate) async fn a_newer_whole_record_makes_up_for_what_is_parked(bench: &impl Bench) {
+    with_incidents(bench).await;
+    let mut target = bench.target("one");
+    let old = part("I1", 2, "subject", "old");
+    park(&mut target, &old, "L2").await;
+    park(&mut target, &old, "L2").await;
+    // An older one does not.
+    let call = [(Bulk, incident("I1", 1, "one", None)), (Update, part("I1", 3, "subject", "three"))];
+    assert_eq!(apply(&mut target, &call).await, [Applied, behind("L2")]);
+    let call = [(Update, incident("I1", 4, "four", None)), (Update, part("I1", 5, "note", "five"))];
+    assert_eq!(apply(&mut target, &call).await, [Applied, Applied]);
+    assert_eq!(apply(&mut target, &[(Update, old)]).await, [Stale]);
+    assert_eq!(held(bench).await, ["I1 four five"]);
+}
+
+pub(crate) async fn a_delete_makes_up_for_what_is_parked(bench: &impl Bench) {
+    with_incidents(bench).await;
+    let mut target = bench.target("one");
+    park(&mut target, &incident("I1", 2, "old", None), "L2").await;
+    let call = [(Delete, deleted("I1", 3)), (Update, part("I1", 4, "subject", "new"))];
+    assert_eq!(apply(&mut target, &call).await, [Applied, Applied]);
+    assert_eq!(held(bench).await, ["I1 new -"]);
+}
+
+pub(crate) async fn what_is_parked_is_forgotten_with_its_dead_letter(bench: &impl Bench) {
+    with_incidents(bench).await;
+    let mut target = bench.target("one");
+    for version in [2, 3] {
+        park(&mut target, &incident("I1", version, "old", None), &format!("L{version}")).await;
+    }
+    let next = [(Update, part("I1", 4, "subject", "new"))];
+    target.unpark(&["L2".to_owned(), "unknown".to_owned()]).await.unwrap();
+    assert_eq!(apply(&mut target, &next).await, [behind("L3")]);
+    target.unpark(&["L3".to_owned()]).await.unwrap();
+    assert_eq!(apply(&mut target, &next).await, [Applied]);
+}
+
+pub(crate) async fn tries_are_counted_until_they_are_forgotten(bench: &impl Bench) {
+    let mut target = bench.target("one");
+    assert_eq!(target.tries("incident", "m1").await.unwrap(), 0);
+    target.set_tries("incident", "m1", 0).await.unwrap();
+    for tries in [1, 2] {
+        target.set_tries("incident", "m1", tries).await.unwrap();
+    }
+    assert_eq!(bench.target("two").tries("incident", "m1").await.unwrap(), 2);
+    assert_eq!(target.tries("incident", "m2").await.unwrap(), 0);
+    target.set_tries("incident", "m1", 0).await.unwrap();
+    assert_eq!(target.tries("incident", "m1").await.unwrap(), 0);
 }
 
 pub(crate) async fn instances_share_what_they_hold(bench: &impl Bench) {

@@ -42,6 +42,8 @@ pub enum ApplyError {
         table: String,
         /// The target's error code, column or constraint, without any value of the record.
         problem: String,
+        /// Another record may cure it: one it refers to is still to come, or one that has its unique value goes.
+        may_pass: bool,
     },
 }
 

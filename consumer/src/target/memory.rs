@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use syncline_shared::record::{Action, Version};
 
 use super::fold::{self, Item};
-use super::{Applied, ApplyError, Batch, Outcome, TableMap, Target};
+use super::{Applied, ApplyError, Batch, Outcome, Parked, TableMap, Target};
 
 /// Column values as text by name; `None` is null.
 pub type MemoryRow = BTreeMap<String, Option<String>>;
@@ -23,8 +23,13 @@ pub struct MemoryTarget {
 struct State {
     /// By table, then by key; a row that is `None` is a tombstone.
     tables: BTreeMap<String, BTreeMap<String, (Version, Option<MemoryRow>)>>,
+    /// By table and key: versions and dead letters.
+    parked: BTreeMap<(String, String), BTreeMap<Version, String>>,
+    tries: BTreeMap<String, u32>,
     faults: VecDeque<ApplyError>,
     refused: Vec<String>,
+    /// A value that is taken once a row has the other.
+    needs: Option<(String, String)>,
     calls: usize,
 }
 
@@ -52,6 +57,16 @@ impl MemoryTarget {
         self.state().refused.push(value.to_owned());
     }
 
+    /// Takes every record again.
+    pub fn refuse_nothing(&self) {
+        self.state().refused.clear();
+    }
+
+    /// Refuses records with the first value while no row has the other, as a foreign key does.
+    pub fn need(&self, value: &str, other: &str) {
+        self.state().needs = Some((value.to_owned(), other.to_owned()));
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -65,11 +80,40 @@ impl Target for MemoryTarget {
             return Err(fault);
         }
         let items = fold::items(batches);
-        if let Some(item) = items.iter().find(|item| state.refuses(item)) {
+        if let Some(item) = items.iter().find(|item| state.behind(item).is_none() && state.refuses(item)) {
             let problem = "a value that is refused".to_owned();
-            return Err(ApplyError::Record { table: item.table.into.clone(), problem });
+            return Err(ApplyError::Record { table: item.table.into.clone(), problem, may_pass: false });
+        }
+        if let Some(item) = items.iter().find(|item| state.behind(item).is_none() && state.misses(item)) {
+            let problem = "another row is missing".to_owned();
+            return Err(ApplyError::Record { table: item.table.into.clone(), problem, may_pass: true });
         }
         Ok(Applied { outcomes: items.iter().map(|item| state.apply(item)).collect() })
+    }
+
+    async fn park(&mut self, parked: &[Parked<'_>]) -> Result<(), ApplyError> {
+        let mut state = self.state();
+        for Parked { table, record, letter } in parked {
+            let record_of = (table.into.clone(), fold::key_name(&record.key));
+            state.parked.entry(record_of).or_default().insert(record.version, (*letter).to_owned());
+        }
+        Ok(())
+    }
+
+    async fn unpark(&mut self, letters: &[String]) -> Result<(), ApplyError> {
+        for marks in self.state().parked.values_mut() {
+            marks.retain(|_, letter| !letters.contains(letter));
+        }
+        Ok(())
+    }
+
+    async fn tries(&mut self, _beside: &str, message: &str) -> Result<u32, ApplyError> {
+        Ok(self.state().tries.get(message).copied().unwrap_or_default())
+    }
+
+    async fn set_tries(&mut self, _beside: &str, message: &str, tries: u32) -> Result<(), ApplyError> {
+        self.state().tries.insert(message.to_owned(), tries);
+        Ok(())
     }
 
     async fn check(&mut self, _tables: &[TableMap]) -> Result<(), Vec<ApplyError>> {
@@ -85,8 +129,31 @@ impl State {
             .any(|text| self.refused.iter().any(|refused| refused == text))
     }
 
+    fn misses(&self, item: &Item<'_>) -> bool {
+        let Some((value, other)) = &self.needs else { return false };
+        let has = |text: &str| {
+            let rows = self.tables.values().flat_map(BTreeMap::values).filter_map(|(_, row)| row.as_ref());
+            rows.flat_map(BTreeMap::values).flatten().any(|held| held == text)
+        };
+        let columns = fold::columns(item.table, item.record);
+        columns.iter().any(|(_, held)| held.as_text() == Some(value)) && !has(other)
+    }
+
+    /// The dead letter that a part of a record has to wait for.
+    fn behind(&self, item: &Item<'_>) -> Option<String> {
+        let marks = self.parked.get(&(item.table.into.clone(), fold::key_name(&item.record.key)))?;
+        let (oldest, behind) = marks.first_key_value()?;
+        (item.record.partial && *oldest < item.record.version).then(|| behind.clone())
+    }
+
     fn apply(&mut self, item: &Item<'_>) -> Outcome {
         let Item { table, action, record, .. } = item;
+        if let Some(behind) = self.behind(item) {
+            return Outcome::Waits { behind };
+        }
+        if let Some(marks) = self.parked.get_mut(&(table.into.clone(), fold::key_name(&record.key))) {
+            marks.retain(|version, _| *version > record.version);
+        }
         let rows = self.tables.entry(table.into.clone()).or_default();
         let key = fold::key_name(&record.key);
         let held = rows.get(&key);

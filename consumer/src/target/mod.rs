@@ -81,6 +81,22 @@ pub enum Outcome {
         /// Why, in one line without any value of the record.
         error: String,
     },
+    /// A part of a record of which an older change is parked: applied now, it would hide that what is parked is missing.
+    Waits {
+        /// The id of the oldest dead letter of the record.
+        behind: String,
+    },
+}
+
+/// A record that becomes a dead letter.
+#[derive(Clone, Copy, Debug)]
+pub struct Parked<'a> {
+    /// Where it belongs.
+    pub table: &'a TableMap,
+    /// The record.
+    pub record: &'a Record,
+    /// The id of its dead letter.
+    pub letter: &'a str,
 }
 
 /// What became of the records of one [`Target::apply`].
@@ -89,6 +105,9 @@ pub struct Applied {
     /// One outcome per record, in the order of the batches and their records.
     pub outcomes: Vec<Outcome>,
 }
+
+/// The [`tries`](Target::tries) of a message that an operator wants set aside: more than are ever counted.
+pub const TRIES_PARKED: u32 = 1_000_000;
 
 /// A system records are applied to. One instance serves one partition and is used by one task.
 pub trait Target: Send {
@@ -100,6 +119,28 @@ pub trait Target: Send {
     /// [`ApplyError`]: nothing of this call may be assumed to be committed. [`ApplyError::Record`] is about some record
     /// of the call; the caller splits until it is alone.
     fn apply(&mut self, batches: &[Batch<'_>]) -> impl Future<Output = Result<Applied, ApplyError>> + Send;
+
+    /// Remembers that records are parked; `Ok` means committed. From now on [`apply`](Target::apply) answers
+    /// [`Outcome::Waits`] for a part of such a record that is newer than what is parked. A call of `apply` that takes a
+    /// change of the record forgets what is parked of its version and older ones.
+    ///
+    /// Idempotent.
+    fn park(&mut self, parked: &[Parked<'_>]) -> impl Future<Output = Result<(), ApplyError>> + Send;
+
+    /// Forgets records that are parked as these dead letters: they are discarded.
+    fn unpark(&mut self, letters: &[String]) -> impl Future<Output = Result<(), ApplyError>> + Send;
+
+    /// How often a message was tried alone; 0 when it never was or the last one came to an end. `beside` names a target
+    /// table, which need not exist: what is remembered is kept in its schema.
+    fn tries(&mut self, beside: &str, message: &str) -> impl Future<Output = Result<u32, ApplyError>> + Send;
+
+    /// Remembers how often a message was tried alone, 0 to forget it; `Ok` means committed.
+    fn set_tries(
+        &mut self,
+        beside: &str,
+        message: &str,
+        tries: u32,
+    ) -> impl Future<Output = Result<(), ApplyError>> + Send;
 
     /// Reaches the target and checks that these tables can be applied to, without changing anything.
     ///

@@ -197,7 +197,7 @@ impl Broker for MemoryBroker {
                 continue;
             }
             if settlement == Settlement::Replay {
-                state.store(queue, &letter.routing_key, letter.message).map_err(QueueError::Replay)?;
+                state.store(queue, &letter.routing_key, letter.to_replay()).map_err(QueueError::Replay)?;
             }
             state.queue(queue)?.dead.remove(index);
             settled += 1;

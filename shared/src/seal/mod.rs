@@ -123,6 +123,16 @@ pub fn seal(seal: &Seal, route: Route, ndjson: &[u8]) -> Result<Envelope, SealEr
     Ok(seal_packed(seal, route, encoding, &packed, &Fresh::new()?))
 }
 
+/// Seals a batch under a message id that is given already: a part of a message that is set aside, or a dead letter under
+/// another key.
+///
+/// # Errors
+/// As [`seal`].
+pub fn seal_as(seal: &Seal, route: Route, ndjson: &[u8], message_id: Uuid) -> Result<Envelope, SealError> {
+    let (encoding, packed) = pack(ndjson)?;
+    Ok(seal_packed(seal, route, encoding, &packed, &Fresh { message_id, ..Fresh::new()? }))
+}
+
 /// The largest body that sealing this many bytes of plaintext can give, whatever they are and whatever they are sealed
 /// with: Base64 of what does not compress.
 #[must_use]

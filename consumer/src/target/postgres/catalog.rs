@@ -11,6 +11,10 @@ use crate::target::ApplyError;
 
 /// Where the versions of deleted records are kept, one table per schema.
 const TOMBSTONES: &str = "_syncline_tombstone";
+/// Where parked records are remembered, one table per schema.
+pub(super) const PARKED: &str = "_syncline_parked";
+/// Where tries of messages are counted, one table per schema.
+pub(super) const TRIES: &str = "_syncline_tries";
 
 /// Everything needed is read at once: it is one round trip per table and connection.
 const READ: &str = "SELECT n.nspname::text, c.relname::text, c.relkind IN ('r', 'p'),
@@ -23,7 +27,7 @@ const READ: &str = "SELECT n.nspname::text, c.relname::text, c.relkind IN ('r', 
                 AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))::text
         FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate
           AND i.indpred IS NULL AND i.indexprs IS NULL),
-  to_regclass(format('%I.%I', n.nspname, $2::text)) IS NOT NULL,
+  (SELECT bool_and(to_regclass(format('%I.%I', n.nspname, kept)) IS NOT NULL) FROM unnest($2::text[]) kept),
   ARRAY(SELECT p FROM unnest('{SELECT,INSERT,UPDATE}'::text[]) p WHERE NOT has_any_column_privilege(c.oid, p))
     || ARRAY(SELECT 'DELETE'::text WHERE NOT has_table_privilege(c.oid, 'DELETE')),
   pg_has_role(c.relowner, 'USAGE'), has_schema_privilege(n.oid, 'CREATE')
@@ -42,7 +46,7 @@ pub(super) struct Catalog {
     pub(super) required: Vec<String>,
     /// The columns of each unique index that `ON CONFLICT` can use.
     unique: Vec<Vec<String>>,
-    has_tombstones: bool,
+    has_tables: bool,
     missing_privileges: Vec<String>,
     is_owner: bool,
     may_create: bool,
@@ -51,7 +55,10 @@ pub(super) struct Catalog {
 impl Catalog {
     /// Reads what the database knows of a table; `None` if there is no such table.
     pub(super) async fn read(client: &Client, into: &str) -> Result<Option<Self>, tokio_postgres::Error> {
-        let Some(row) = client.query_opt(READ, &[&sql::table(into), &TOMBSTONES]).await? else { return Ok(None) };
+        let Some(row) = client.query_opt(READ, &[&sql::table(into), &[TOMBSTONES, PARKED, TRIES].as_slice()]).await?
+        else {
+            return Ok(None);
+        };
         let unique: Vec<String> = row.try_get(5)?;
         Ok(Some(Self {
             into: into.to_owned(),
@@ -61,7 +68,7 @@ impl Catalog {
             columns: row.try_get(3)?,
             required: row.try_get(4)?,
             unique: unique.iter().map(|names| serde_json::from_str(names).unwrap_or_default()).collect(),
-            has_tombstones: row.try_get(6)?,
+            has_tables: row.try_get(6)?,
             missing_privileges: row.try_get(7)?,
             is_owner: row.try_get(8)?,
             may_create: row.try_get(9)?,
@@ -72,7 +79,8 @@ impl Catalog {
     pub(super) fn places(&self, key: &[&str], staging: &str) -> sql::Places {
         sql::Places {
             table: self.table(),
-            tombstones: self.tombstones(),
+            tombstones: self.beside(TOMBSTONES),
+            parked: self.beside(PARKED),
             literal: sql::literal(&self.relname),
             staging: format!("pg_temp.{}", sql::ident(staging)),
             key: key.iter().map(|name| (*name).to_owned()).collect(),
@@ -90,9 +98,12 @@ impl Catalog {
     }
 
     /// The statements that create Syncline's bookkeeping, if any of it is missing.
-    pub(super) fn bookkeeping(&self) -> Option<[String; 2]> {
-        let complete = self.has(sql::VERSION) && self.has_tombstones;
-        (!complete).then(|| sql::bookkeeping(&self.table(), &self.tombstones()))
+    pub(super) fn bookkeeping(&self) -> Option<[String; 4]> {
+        let complete = self.has(sql::VERSION) && self.has_tables;
+        (!complete).then(|| {
+            let [tombstones, parked, tries] = [TOMBSTONES, PARKED, TRIES].map(|name| self.beside(name));
+            sql::bookkeeping(&self.table(), &tombstones, &parked, &tries)
+        })
     }
 
     /// Whether records with these key columns can be told apart, in a table at all.
@@ -131,7 +142,7 @@ impl Catalog {
                 mend: format!("GRANT {privileges} ON {} TO the target's user", self.table()),
             });
         }
-        let permitted = (self.has(sql::VERSION) || self.is_owner) && (self.has_tombstones || self.may_create);
+        let permitted = (self.has(sql::VERSION) || self.is_owner) && (self.has_tables || self.may_create);
         if let Some(statements) = self.bookkeeping().filter(|_| !permitted) {
             problems.push(ApplyError::Unfit {
                 problem: format!("table {:?} lacks Syncline's bookkeeping, and it may not be created", self.into),
@@ -163,8 +174,9 @@ impl Catalog {
         format!("{}.{}", sql::ident(&self.schema), sql::ident(&self.relname))
     }
 
-    fn tombstones(&self) -> String {
-        format!("{}.{}", sql::ident(&self.schema), sql::ident(TOMBSTONES))
+    /// A table of Syncline's own in the table's schema, quoted.
+    fn beside(&self, name: &str) -> String {
+        format!("{}.{}", sql::ident(&self.schema), sql::ident(name))
     }
 }
 

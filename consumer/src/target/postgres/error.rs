@@ -61,7 +61,9 @@ impl Doing<'_> {
                 problem.push_str(&format!(", {what} {name:?}"));
             }
         }
-        ApplyError::Record { table: db.table().unwrap_or(self.table).to_owned(), problem }
+        // A foreign key, a unique or an exclusion constraint is about another row, too.
+        let may_pass = ["23503", "23505", "23P01"].contains(&code);
+        ApplyError::Record { table: db.table().unwrap_or(self.table).to_owned(), problem, may_pass }
     }
 
     /// The column an error is about. Where PostgreSQL does not name it, its context may: `COPY t, line 1, column c: "..."`.
@@ -80,7 +82,7 @@ impl Doing<'_> {
             "3F000" => ("does not have the table's schema", "CREATE SCHEMA"),
             "42501" => (
                 "does not permit what has to be done",
-                "GRANT SELECT, INSERT, UPDATE, DELETE on the table and its _syncline_tombstone, and TEMPORARY on the database",
+                "GRANT SELECT, INSERT, UPDATE, DELETE on the table and on _syncline_tombstone, _syncline_parked and _syncline_tries beside it, and TEMPORARY on the database",
             ),
             "42P01" | "42703" => ("misses a table or column", "creating it"),
             "42P10" => ("has no unique index on the key columns", "CREATE UNIQUE INDEX on them"),

@@ -2,7 +2,8 @@
 //!
 //! A call is one transaction: its operations are copied into a temporary table, then one guarded statement per table,
 //! action and set of columns writes them all. The version of a row is kept in its column `_syncline_version`, that of a
-//! deleted one in the table `_syncline_tombstone` of the same schema.
+//! deleted one in the table `_syncline_tombstone` of the same schema. Beside it, `_syncline_parked` has the records that
+//! are dead letters, and `_syncline_tries` the messages that are tried alone.
 //!
 //! Knows nothing of queues or other targets. Fails with [`ApplyError`], sorted by SQLSTATE.
 
@@ -19,7 +20,7 @@ pub use config::PostgresTargetConfig;
 use std::time::Duration;
 
 use self::session::Session;
-use super::{Applied, ApplyError, Batch, TableMap, Target};
+use super::{Applied, ApplyError, Batch, Parked, TableMap, Target};
 
 /// Applies the records of one partition through one connection.
 pub struct PostgresTarget {
@@ -54,7 +55,21 @@ impl PostgresTarget {
         self.keep(session, result)
     }
 
-    fn keep(&mut self, session: Session, result: Result<Applied, ApplyError>) -> Result<Applied, ApplyError> {
+    /// The session there is, or a new one. It has to be put back.
+    async fn session(&mut self) -> Result<Session, ApplyError> {
+        match self.session.take().filter(|session| !session.is_closed()) {
+            Some(session) => Ok(session),
+            None => Session::open(&self.config, &self.writer).await,
+        }
+    }
+
+    /// Waits for an answer as long as one may take.
+    async fn answer<R>(&mut self, work: impl AsyncFnOnce(&mut Self) -> Result<R, ApplyError>) -> Result<R, ApplyError> {
+        let done = tokio::time::timeout(self.patience(), work(self)).await;
+        done.unwrap_or_else(|elapsed| Err(self.silent(elapsed)))
+    }
+
+    fn keep<R>(&mut self, session: Session, result: Result<R, ApplyError>) -> Result<R, ApplyError> {
         let healthy = match &result {
             Ok(_) | Err(ApplyError::Record { .. } | ApplyError::Busy { .. }) => !session.is_closed(),
             Err(ApplyError::Unreachable { .. } | ApplyError::Unfit { .. }) => false,
@@ -82,6 +97,42 @@ impl Target for PostgresTarget {
         }
         let done = tokio::time::timeout(self.patience(), self.attempt(batches)).await;
         done.unwrap_or_else(|elapsed| Err(self.silent(elapsed)))
+    }
+
+    async fn park(&mut self, parked: &[Parked<'_>]) -> Result<(), ApplyError> {
+        self.answer(async |target| {
+            let mut session = target.session().await?;
+            let result = session.park(parked).await;
+            target.keep(session, result)
+        })
+        .await
+    }
+
+    async fn unpark(&mut self, letters: &[String]) -> Result<(), ApplyError> {
+        self.answer(async |target| {
+            let mut session = target.session().await?;
+            let result = session.unpark(letters).await;
+            target.keep(session, result)
+        })
+        .await
+    }
+
+    async fn tries(&mut self, beside: &str, message: &str) -> Result<u32, ApplyError> {
+        self.answer(async |target| {
+            let session = target.session().await?;
+            let result = session.tries(beside, message).await;
+            target.keep(session, result)
+        })
+        .await
+    }
+
+    async fn set_tries(&mut self, beside: &str, message: &str, tries: u32) -> Result<(), ApplyError> {
+        self.answer(async |target| {
+            let session = target.session().await?;
+            let result = session.set_tries(beside, message, tries).await;
+            target.keep(session, result)
+        })
+        .await
     }
 
     async fn check(&mut self, tables: &[TableMap]) -> Result<(), Vec<ApplyError>> {

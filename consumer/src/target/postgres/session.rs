@@ -4,6 +4,7 @@
 //! new session and tries once more; so nothing here is ever refreshed.
 
 mod learn;
+mod parked;
 
 use std::collections::HashMap;
 use std::io::Cursor;
@@ -108,7 +109,7 @@ impl Session {
         for table in &wanted {
             self.learn(table, &items).await?;
         }
-        self.batch("", &self.begin).await?;
+        let is_parked = self.begin(&wanted).await?;
         for table in wanted.iter().filter_map(|table| self.tables.get(&table_key(table.into, &table.key))) {
             // From here on the transaction holds the table's lock: its columns stay as they are until the commit.
             let unchanged = self.client.query(&table.same_columns, &[]).await;
@@ -116,7 +117,8 @@ impl Session {
         }
         let mut outcomes = vec![Outcome::Stale; items.len()];
         let mut groups_written = 0;
-        let mut left = items;
+        let (mut left, cleared) =
+            if is_parked { self.hold_back(&wanted, items, &mut outcomes).await? } else { (items, Vec::new()) };
         while !left.is_empty() {
             let folded = fold(&left);
             left = folded.later;
@@ -128,6 +130,7 @@ impl Session {
             }
             left.sort_by_key(|item| item.place);
         }
+        self.unpark_taken(&cleared).await?;
         self.batch("", "COMMIT").await?;
         Ok(Applied { outcomes })
     }
@@ -164,6 +167,7 @@ impl Session {
             copy::write_line(&mut lines, operation, number, row).map_err(|_| ApplyError::Record {
                 table: table.to_owned(),
                 problem: "bytes that are not base64".to_owned(),
+                may_pass: false,
             })?;
             if lines.len() >= COPY_CHUNK_BYTES {
                 let chunk = std::mem::replace(&mut lines, Vec::with_capacity(COPY_CHUNK_BYTES));

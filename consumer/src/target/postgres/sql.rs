@@ -21,7 +21,9 @@ pub(super) struct Places {
     pub(super) table: String,
     /// Its tombstones, quoted.
     pub(super) tombstones: String,
-    /// Its name in the tombstones, as a literal.
+    /// Its parked records, quoted.
+    pub(super) parked: String,
+    /// Its name in the tombstones and the parked records, as a literal.
     pub(super) literal: String,
     /// The temporary table, quoted.
     pub(super) staging: String,
@@ -53,14 +55,26 @@ pub(super) fn list<S: AsRef<str>>(prefix: &str, names: &[S]) -> String {
 }
 
 /// Creates what Syncline keeps beside the records. Runs more than once without harm.
-pub(super) fn bookkeeping(table: &str, tombstones: &str) -> [String; 2] {
+pub(super) fn bookkeeping(table: &str, tombstones: &str, parked: &str, tries: &str) -> [String; 4] {
     [
         format!("ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {VERSION} uuid"),
         format!(
             "CREATE TABLE IF NOT EXISTS {tombstones} (table_name text COLLATE \"C\", key text COLLATE \"C\", \
              version uuid NOT NULL, deleted_at timestamptz NOT NULL, PRIMARY KEY (table_name, key))"
         ),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {parked} (table_name text COLLATE \"C\", key text COLLATE \"C\", version uuid, \
+             letter text NOT NULL, parked_at timestamptz NOT NULL, PRIMARY KEY (table_name, key, version))"
+        ),
+        create_tries(tries),
     ]
+}
+
+/// Creates the count of tries. Runs more than once without harm.
+pub(super) fn create_tries(tries: &str) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS {tries} (message text PRIMARY KEY, tries integer NOT NULL, tried_at timestamptz NOT NULL)"
+    )
 }
 
 impl Places {
@@ -164,6 +178,35 @@ impl Places {
              LEFT JOIN {tombstones} d ON d.table_name = {literal} AND d.key = s._syncline_key \
              WHERE {NEWEST}",
             same_row = self.same_key("t"),
+        )
+    }
+
+    /// What is parked of records with these keys (`$1`): key, version and dead letter, oldest first.
+    pub(super) fn parked(&self) -> String {
+        let Self { parked, literal, .. } = self;
+        format!(
+            "SELECT key, replace(version::text, '-', ''), letter FROM {parked} \
+             WHERE table_name = {literal} AND key = ANY ($1::text[]) ORDER BY version"
+        )
+    }
+
+    /// Remembers parked records: keys (`$1`), versions (`$2`) and dead letters (`$3`).
+    pub(super) fn park(&self) -> String {
+        let Self { parked, literal, .. } = self;
+        format!(
+            "INSERT INTO {parked} (table_name, key, version, letter, parked_at) \
+             SELECT DISTINCT ON (p.key, p.version) {literal}, p.key, p.version::uuid, p.letter, now() \
+             FROM unnest($1::text[], $2::text[], $3::text[]) p (key, version, letter) ORDER BY p.key, p.version \
+             ON CONFLICT (table_name, key, version) DO UPDATE SET letter = excluded.letter"
+        )
+    }
+
+    /// Forgets what is parked of these keys (`$1`) up to these versions (`$2`).
+    pub(super) fn unpark(&self) -> String {
+        let Self { parked, literal, .. } = self;
+        format!(
+            "DELETE FROM {parked} p USING unnest($1::text[], $2::text[]) d (key, version) \
+             WHERE p.table_name = {literal} AND p.key = d.key AND p.version <= d.version::uuid"
         )
     }
 

@@ -12,7 +12,7 @@ use syncline_shared::record::{Action, Value, Version};
 
 use super::catalog::{self, Table};
 use super::error::Doing;
-use super::shape::{self, BURIED, BURY, Shape, UNEARTH, VERSION};
+use super::shape::{self, ANY_PARKED, BURIED, BURY, PARKED_BEFORE, Shape, UNEARTH, UNPARK_UPTO, VERSION};
 use crate::target::fold::{Item, columns, key_name};
 use crate::target::{ApplyError, Outcome};
 
@@ -21,6 +21,8 @@ pub(super) struct Call<'c, 'a> {
     connection: &'c Connection,
     address: &'c str,
     evolve: bool,
+    /// Some record of the file is parked.
+    is_parked: bool,
     tables: HashMap<&'a str, Table>,
     shapes: Vec<Rc<Shape<'a>>>,
 }
@@ -36,12 +38,12 @@ struct Held {
 }
 
 impl<'c, 'a> Call<'c, 'a> {
-    /// Begins with the connection in a transaction; makes the tombstones' table where it is missing.
+    /// Begins with the connection in a transaction; makes Syncline's own tables where they are missing.
     pub(super) fn new(connection: &'c Connection, address: &'c str, evolve: bool) -> Result<Self, ApplyError> {
-        let call = Self { connection, address, evolve, tables: HashMap::new(), shapes: Vec::new() };
-        let created = connection.execute_batch(catalog::CREATE_TOMBSTONES);
-        created.map_err(|cause| call.doing("").failed(cause))?;
-        Ok(call)
+        let created = connection.execute_batch(catalog::CREATE_BOOKKEEPING);
+        let asked = created.and_then(|()| connection.prepare_cached(ANY_PARKED)?.query_row([], |row| row.get(0)));
+        let is_parked = asked.map_err(|cause| Doing { address, table: "" }.failed(cause))?;
+        Ok(Self { connection, address, evolve, is_parked, tables: HashMap::new(), shapes: Vec::new() })
     }
 
     /// Writes a record if it is newer than what the file has.
@@ -52,13 +54,26 @@ impl<'c, 'a> Call<'c, 'a> {
         let doing = self.doing(shape.into);
         let mut values = shape.bind(&columns).ok_or_else(|| doing.refused("bytes that are not base64"))?;
         let name = key_name(&record.key);
+        let version = record.version.to_bytes();
+        if self.is_parked {
+            if record.partial {
+                let asked = self.connection.prepare_cached(PARKED_BEFORE);
+                let asked = asked.and_then(|mut asked| {
+                    asked.query_row(params![shape.table, name, version], |row| row.get(0)).optional()
+                });
+                if let Some(behind) = asked.map_err(|cause| doing.failed(cause))? {
+                    return Ok(Outcome::Waits { behind });
+                }
+            }
+            let forgotten = self.connection.execute(UNPARK_UPTO, params![shape.table, name, version]);
+            forgotten.map_err(|cause| doing.failed(cause))?;
+        }
         let held = self.held(&shape, values.get(..key).unwrap_or_default(), &name)?;
         match held.version {
             Some(version) if version == record.version => return Ok(Outcome::Duplicate),
             Some(version) if version > record.version => return Ok(Outcome::Stale),
             Some(_) | None => {}
         }
-        let version = record.version.to_bytes();
         if item.action == Action::Delete {
             if held.row {
                 self.run(doing, &shape.delete, params_from_iter(values.iter().take(key)))?;

@@ -11,9 +11,13 @@ use super::shape::{VERSION, list};
 use super::value::Affinity;
 use crate::target::ApplyError;
 
-/// Where the versions of deleted records are kept. Runs more than once without harm.
-pub(super) const CREATE_TOMBSTONES: &str = "CREATE TABLE IF NOT EXISTS _syncline_tombstone (table_name TEXT, key TEXT, \
-     version BLOB NOT NULL, deleted_at TEXT NOT NULL, PRIMARY KEY (table_name, key)) WITHOUT ROWID";
+/// Where the versions of deleted records are kept, the records that are parked, and the messages that are tried alone.
+/// Runs more than once without harm.
+pub(super) const CREATE_BOOKKEEPING: &str = "CREATE TABLE IF NOT EXISTS _syncline_tombstone (table_name TEXT, key TEXT, \
+     version BLOB NOT NULL, deleted_at TEXT NOT NULL, PRIMARY KEY (table_name, key)) WITHOUT ROWID; \
+     CREATE TABLE IF NOT EXISTS _syncline_parked (table_name TEXT, key TEXT, version BLOB, letter TEXT NOT NULL, \
+     parked_at TEXT NOT NULL, PRIMARY KEY (table_name, key, version)) WITHOUT ROWID; \
+     CREATE TABLE IF NOT EXISTS _syncline_tries (message TEXT PRIMARY KEY, tries INTEGER NOT NULL, tried_at TEXT NOT NULL)";
 
 /// What is known of a target table.
 #[derive(Debug)]

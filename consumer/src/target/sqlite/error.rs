@@ -4,8 +4,9 @@
 //! left out, for a trigger may say anything.
 
 use rusqlite::ffi::{
-    ErrorCode, SQLITE_CONSTRAINT_CHECK, SQLITE_CONSTRAINT_DATATYPE, SQLITE_CONSTRAINT_NOTNULL,
-    SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_ROWID, SQLITE_CONSTRAINT_TRIGGER, SQLITE_CONSTRAINT_UNIQUE,
+    ErrorCode, SQLITE_CONSTRAINT_CHECK, SQLITE_CONSTRAINT_DATATYPE, SQLITE_CONSTRAINT_FOREIGNKEY,
+    SQLITE_CONSTRAINT_NOTNULL, SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_ROWID, SQLITE_CONSTRAINT_TRIGGER,
+    SQLITE_CONSTRAINT_UNIQUE,
 };
 
 use crate::target::ApplyError;
@@ -35,7 +36,12 @@ impl Doing<'_> {
                 ApplyError::Busy { address, problem: "another connection writes for too long".to_owned() }
             }
             ErrorCode::OutOfMemory => ApplyError::Busy { address, problem: "out of memory".to_owned() },
-            ErrorCode::ConstraintViolation => self.refused(&constraint(failure.extended_code, &error)),
+            ErrorCode::ConstraintViolation => ApplyError::Record {
+                table: self.table.to_owned(),
+                problem: constraint(failure.extended_code, &error),
+                // These are about another row, too. Foreign keys are off, but a trigger may check one.
+                may_pass: [SQLITE_CONSTRAINT_UNIQUE, SQLITE_CONSTRAINT_FOREIGNKEY].contains(&failure.extended_code),
+            },
             ErrorCode::TypeMismatch => self.refused("not a value of the key column's type"),
             ErrorCode::TooBig => self.refused("a value or row is too big"),
             ErrorCode::ReadOnly | ErrorCode::PermissionDenied => self.read_only(),
@@ -61,7 +67,7 @@ impl Doing<'_> {
 
     /// A record that cannot be stored.
     pub(super) fn refused(&self, problem: &str) -> ApplyError {
-        ApplyError::Record { table: self.table.to_owned(), problem: problem.to_owned() }
+        ApplyError::Record { table: self.table.to_owned(), problem: problem.to_owned(), may_pass: false }
     }
 
     /// A file that does not take writes.

@@ -2,7 +2,8 @@
 //!
 //! A call is one transaction: the version the file holds of a record is looked up, then the record is written if it is
 //! newer, one by one. The version of a row is kept in its column `_syncline_version`, that of a deleted one in the table
-//! `_syncline_tombstone`. All of it happens on threads for blocking work.
+//! `_syncline_tombstone`. `_syncline_parked` has the records that are dead letters, and `_syncline_tries` the messages that
+//! are tried alone. All of it happens on threads for blocking work.
 //!
 //! SQLite has no schemas: a dot in a table's name belongs to the name.
 //!
@@ -31,8 +32,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use syncline_shared::record::{Action, Record};
 
+use rusqlite::params;
+
+use self::catalog::Table;
 use self::session::Session;
-use super::{Applied, ApplyError, Batch, TableMap, Target};
+use self::shape::{FORGET_TRIES, PARK, SET_TRIES, UNPARK};
+use super::fold::key_name;
+use super::{Applied, ApplyError, Batch, Parked, TableMap, Target};
 
 /// Applies the records of one partition through one connection; other partitions may write to the same file.
 pub struct SqliteTarget {
@@ -90,6 +96,50 @@ impl Target for SqliteTarget {
         self.blocking(move |config, slot| {
             let batches: Vec<_> = batches.iter().map(OwnedBatch::borrow).collect();
             session::apply(config, slot, &batches)
+        })
+        .await
+    }
+
+    async fn park(&mut self, parked: &[Parked<'_>]) -> Result<(), ApplyError> {
+        let row = |Parked { table, record, letter }: &Parked<'_>| {
+            (table.into.clone(), key_name(&record.key), record.version.to_bytes(), (*letter).to_owned())
+        };
+        let rows: Vec<_> = parked.iter().map(row).collect();
+        self.blocking(move |config, slot| {
+            session::note(config, slot, |connection| {
+                for (into, key, version, letter) in rows {
+                    // By the name of its definition, as the tombstones have it.
+                    let table = Table::read(connection, &into)?.map_or(into, |table| table.name);
+                    connection.execute(PARK, params![table, key, version, letter])?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    async fn unpark(&mut self, letters: &[String]) -> Result<(), ApplyError> {
+        let letters = letters.to_vec();
+        self.blocking(move |config, slot| {
+            session::note(config, slot, |connection| {
+                letters.iter().try_for_each(|letter| connection.execute(UNPARK, [letter]).map(drop))
+            })
+        })
+        .await
+    }
+
+    async fn tries(&mut self, _beside: &str, message: &str) -> Result<u32, ApplyError> {
+        let message = message.to_owned();
+        self.blocking(move |config, slot| session::tries(config, slot, &message)).await
+    }
+
+    async fn set_tries(&mut self, _beside: &str, message: &str, tries: u32) -> Result<(), ApplyError> {
+        let message = message.to_owned();
+        self.blocking(move |config, slot| {
+            session::note(config, slot, |connection| match tries {
+                0 => connection.execute(FORGET_TRIES, [message]).map(drop),
+                _ => connection.execute(SET_TRIES, params![message, tries]).map(drop),
+            })
         })
         .await
     }

@@ -5,13 +5,14 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior};
 use syncline_shared::sqlite::{self, FileId, file_id};
 
 use super::call::Call;
 use super::catalog::{self, Table};
 use super::config::SqliteTargetConfig;
 use super::error::Doing;
+use super::shape::TRIES;
 use crate::target::fold::items;
 use crate::target::{Applied, ApplyError, Batch, TableMap};
 
@@ -41,6 +42,37 @@ pub(super) fn apply(
         *slot = Some(session);
     }
     result
+}
+
+/// Runs a change of the bookkeeping in a transaction of its own.
+pub(super) fn note(
+    config: &SqliteTargetConfig,
+    slot: &mut Option<Session>,
+    change: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+) -> Result<(), ApplyError> {
+    let current = slot.take().filter(|session| session.file == file_id(&config.path));
+    let session = current.map_or_else(|| Session::open(config), Ok)?;
+    let noted = || -> rusqlite::Result<()> {
+        let transaction = session.begin(config.busy_timeout())?;
+        transaction.execute_batch(catalog::CREATE_BOOKKEEPING)?;
+        change(&transaction)?;
+        transaction.commit()
+    };
+    let result = noted().map_err(|cause| Doing { address: &config.address(), table: "" }.failed(cause));
+    if result.is_ok() {
+        *slot = Some(session);
+    }
+    result
+}
+
+/// How often a message was tried alone.
+pub(super) fn tries(config: &SqliteTargetConfig, slot: &mut Option<Session>, message: &str) -> Result<u32, ApplyError> {
+    let mut tries = 0;
+    note(config, slot, |connection| {
+        tries = connection.query_row(TRIES, [message], |row| row.get(0)).optional()?.unwrap_or_default();
+        Ok(())
+    })?;
+    Ok(tries)
 }
 
 /// What stands in the way of applying to these tables; changes nothing.

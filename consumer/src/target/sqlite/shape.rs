@@ -22,6 +22,36 @@ pub(super) const BURY: &str = "INSERT INTO _syncline_tombstone (table_name, key,
 /// Forgets that a record was deleted: table, key.
 pub(super) const UNEARTH: &str = "DELETE FROM _syncline_tombstone WHERE table_name = ?1 AND key = ?2";
 
+/// Whether any record is parked.
+pub(super) const ANY_PARKED: &str = "SELECT EXISTS (SELECT 1 FROM _syncline_parked)";
+
+/// The oldest dead letter of a record with an older version: table, key, version.
+pub(super) const PARKED_BEFORE: &str = "SELECT letter FROM _syncline_parked \
+     WHERE table_name = ?1 AND key = ?2 AND version < ?3 ORDER BY version LIMIT 1";
+
+/// Forgets what is parked of a record: table, key, newest version.
+pub(super) const UNPARK_UPTO: &str =
+    "DELETE FROM _syncline_parked WHERE table_name = ?1 AND key = ?2 AND version <= ?3";
+
+/// Remembers a parked record: table, key, version, dead letter.
+pub(super) const PARK: &str = "INSERT INTO _syncline_parked (table_name, key, version, letter, parked_at) \
+     VALUES (?1, ?2, ?3, ?4, strftime('%Y-%m-%dT%H:%M:%fZ', 'now')) \
+     ON CONFLICT (table_name, key, version) DO UPDATE SET letter = excluded.letter";
+
+/// Forgets a record that is parked as this dead letter.
+pub(super) const UNPARK: &str = "DELETE FROM _syncline_parked WHERE letter = ?1";
+
+/// How often a message was tried alone.
+pub(super) const TRIES: &str = "SELECT tries FROM _syncline_tries WHERE message = ?1";
+
+/// Remembers that: message, tries.
+pub(super) const SET_TRIES: &str = "INSERT INTO _syncline_tries (message, tries, tried_at) \
+     VALUES (?1, ?2, strftime('%Y-%m-%dT%H:%M:%fZ', 'now')) \
+     ON CONFLICT (message) DO UPDATE SET tries = excluded.tries, tried_at = excluded.tried_at";
+
+/// Forgets that.
+pub(super) const FORGET_TRIES: &str = "DELETE FROM _syncline_tries WHERE message = ?1";
+
 /// Records of one table with the same columns. Parameters are the columns' values in order, key first, then the version.
 #[derive(Debug)]
 pub(super) struct Shape<'a> {

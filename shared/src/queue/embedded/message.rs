@@ -146,7 +146,7 @@ pub(super) fn replay(connection: &Connection, queue: &str, ids: &[String]) -> ru
             let Some(partition) = partition_id(connection, queue, number)? else {
                 return Ok(Err(letter.routing_key));
             };
-            letters.insert(row.get::<_, i64>(0)?, (partition, letter.message));
+            letters.insert(row.get::<_, i64>(0)?, (partition, letter.to_replay()));
         }
     }
     let replayed = letters.len();

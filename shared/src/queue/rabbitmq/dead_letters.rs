@@ -120,6 +120,6 @@ pub(super) async fn settle(
 
 /// Publishes the message as it was and waits until it is safe.
 async fn replay(publisher: &mut RabbitMqPublisher, queue: &str, letter: &DeadLetter) -> Result<(), QueueError> {
-    let confirm = publisher.send(queue, &exchange(queue), &letter.routing_key, &letter.message).await;
+    let confirm = publisher.send(queue, &exchange(queue), &letter.routing_key, &letter.to_replay()).await;
     confirm.map_err(QueueError::Replay)?.await.map_err(QueueError::Replay)
 }

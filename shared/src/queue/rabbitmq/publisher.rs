@@ -83,10 +83,6 @@ impl RabbitMqPublisher {
         message: &Message,
         while_blocked: WhileBlocked,
     ) -> Result<Confirm, PublishError> {
-        let (bytes, bytes_max) = (message.body.len(), self.server.config.message_bytes_max);
-        if bytes > bytes_max {
-            return Err(PublishError::TooLarge { bytes, bytes_max });
-        }
         let (exchange, routing_key) = (wire::short(exchange)?, wire::short(routing_key)?);
         let properties = wire::properties(message)?;
         let confirm_timeout = self.confirm_timeout();
@@ -139,6 +135,10 @@ impl RabbitMqPublisher {
 
 impl Publisher for RabbitMqPublisher {
     async fn publish(&mut self, queue: &str, envelope: &Envelope) -> Result<Confirm, PublishError> {
+        let (bytes, bytes_max) = (envelope.body_len(), self.server.config.message_bytes_max);
+        if bytes > bytes_max {
+            return Err(PublishError::TooLarge { bytes, bytes_max });
+        }
         let (exchange, routing_key) = (exchange(queue), envelope.routing_key());
         self.hand_over(queue, &exchange, &routing_key, &envelope.to_message(), WhileBlocked::Wait).await
     }
@@ -151,6 +151,7 @@ impl Publisher for RabbitMqPublisher {
     }
 
     async fn park(&mut self, letter: &DeadLetter) -> Result<Confirm, PublishError> {
+        // What the broker carried once is not measured again: a letter that is not taken holds up its partition.
         self.send(&letter.queue, DEFAULT_EXCHANGE, &dead_queue(&letter.queue), &letter.to_message()).await
     }
 }

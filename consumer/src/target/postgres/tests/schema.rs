@@ -213,9 +213,14 @@ async fn without_the_right_to_create_bookkeeping_its_statements_are_named() {
     let problems = target.check(std::slice::from_ref(&map)).await.unwrap_err();
     assert!(matches!(&problems[..], [ApplyError::Unfit { mend: named, .. }] if *named == mend), "{problems:?}");
     bench.run(&mend).await;
-    bench.run(&format!("GRANT SELECT, INSERT, UPDATE, DELETE ON _syncline_tombstone TO {role}")).await;
+    let kept = "_syncline_tombstone, _syncline_parked, _syncline_tries";
+    bench.run(&format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {kept} TO {role}")).await;
     target.check(std::slice::from_ref(&map)).await.unwrap();
     assert_eq!(apply(&mut target, &[(Action::Bulk, records[0].clone())]).await, [Outcome::Applied]);
+    let parked = Parked { table: &map, record: &records[0], letter: "L1" };
+    target.park(&[parked]).await.unwrap();
+    target.set_tries("incident", "m1", 1).await.unwrap();
+    assert_eq!(target.tries("incident", "m1").await.unwrap(), 1);
     drop(target);
     bench.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
     bench.finish().await;
