@@ -4,8 +4,10 @@
 //! what the record had. A row that is gone stays as it is: its delete follows.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 
+use futures_util::StreamExt as _;
 use syncline_shared::record::{Columns, Row, Value};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
@@ -16,8 +18,8 @@ use super::shape::Shape;
 use super::values::{identifier, key_literal};
 use crate::source::SourceError;
 
-/// Rows read at once: few enough that even large ones fit in memory, enough to be one round trip of many.
-const ROWS_AT_ONCE: usize = 128;
+/// Rows read at once at most: enough to be one round trip of many.
+pub(super) const ROWS_AT_ONCE_MAX: usize = 128;
 
 /// What is to be read for the first incomplete changes.
 pub(super) struct Plan {
@@ -41,6 +43,8 @@ pub(super) struct Found {
     pub(super) changes: usize,
     /// Bytes of the values.
     pub(super) bytes: usize,
+    /// Whether all of them were read; otherwise they were too large to be read at once.
+    all: bool,
     rows: HashMap<(Arc<str>, String), Row>,
 }
 
@@ -48,7 +52,7 @@ pub(super) struct Found {
 pub(super) fn plan<'a>(assembler: &Assembler, incomplete: impl Iterator<Item = &'a mut Pending>) -> Option<Plan> {
     let mut by_table: HashMap<Arc<str>, Vec<&Pending>> = HashMap::new();
     let mut changes = 0;
-    for pending in incomplete.take(ROWS_AT_ONCE) {
+    for pending in incomplete {
         changes += 1;
         by_table.entry(Arc::clone(&pending.change.table)).or_default().push(pending);
     }
@@ -57,11 +61,16 @@ pub(super) fn plan<'a>(assembler: &Assembler, incomplete: impl Iterator<Item = &
     (changes > 0).then(|| Plan { changes, tables: tables.collect() })
 }
 
-/// Reads what was planned.
-pub(super) async fn read(settings: Arc<Settings>, sql: Arc<Client>, plan: Plan) -> Result<Found, SourceError> {
-    let mut found = Found { changes: plan.changes, bytes: 0, rows: HashMap::new() };
+/// Reads what was planned, until it is about this many bytes.
+pub(super) async fn read(
+    settings: Arc<Settings>,
+    sql: Arc<Client>,
+    plan: Plan,
+    bytes: usize,
+) -> Result<Found, SourceError> {
+    let mut found = Found { changes: plan.changes, bytes: 0, all: true, rows: HashMap::new() };
     for wanted in plan.tables {
-        wanted.read(&settings, &sql, &mut found).await?;
+        wanted.read(&settings, &sql, &mut found, bytes).await?;
     }
     Ok(found)
 }
@@ -70,13 +79,21 @@ impl Found {
     /// Fills the changes in that were planned for.
     pub(super) fn fill<'a>(&self, changes: impl Iterator<Item = &'a mut Pending>) {
         for pending in changes {
-            pending.settled = true;
             let change = &mut pending.change;
             let read = self.rows.get(&(Arc::clone(&change.table), key_tuple(&change.key)));
+            // What was not read may be gone, or among the rest.
+            pending.settled |= self.all || read.is_some();
             if let (Some(after), Some(read)) = (&mut change.after, read) {
                 *after = patched(after, read);
             }
         }
+    }
+}
+
+impl Found {
+    /// How many rows to read next: as many as were read before they became too large, else twice as many.
+    pub(super) fn next_at_once(&self) -> usize {
+        if self.all { (self.changes * 2).min(ROWS_AT_ONCE_MAX) } else { self.rows.len().max(1) }
     }
 }
 
@@ -94,7 +111,13 @@ impl Wanted {
         Some(Self { shape, key, key_places, columns, places, keys })
     }
 
-    async fn read(&self, settings: &Settings, sql: &Client, found: &mut Found) -> Result<(), SourceError> {
+    async fn read(
+        &self,
+        settings: &Settings,
+        sql: &Client,
+        found: &mut Found,
+        bytes: usize,
+    ) -> Result<(), SourceError> {
         let table = &self.shape.table;
         let key: Vec<_> = self.key.iter().map(identifier).collect();
         let query = format!(
@@ -104,17 +127,28 @@ impl Wanted {
             key.join(", "),
             self.keys.join(", ")
         );
-        let rows = match sql.simple_query(&query).await {
-            Ok(rows) => rows,
+        let failed = |error: &tokio_postgres::Error| match error.code() {
             // The table or a column was renamed or dropped since: what it held cannot be read any more.
-            Err(error) if error.code().is_some_and(|code| matches!(code.code(), "42703" | "42P01")) => {
+            Some(code) if matches!(code.code(), "42703" | "42P01") => {
                 tracing::warn!(table = &*table.name, "columns the stream left out cannot be read, they are gone");
-                return Ok(());
+                Ok(())
             }
-            Err(error) => return Err(settings.failed_reading("reading unsent columns", &error)),
+            Some(_) | None => Err(settings.failed_reading("reading unsent columns", error)),
         };
-        for message in &rows {
+        let mut rows = match sql.simple_query_raw(&query).await {
+            Ok(rows) => pin!(rows),
+            Err(error) => return failed(&error),
+        };
+        while let Some(message) = rows.next().await {
+            let message = match message {
+                Ok(message) => message,
+                Err(error) => return failed(&error),
+            };
             let SimpleQueryMessage::Row(row) = message else { continue };
+            if found.bytes >= bytes {
+                found.all = false;
+                break;
+            }
             let texts: Vec<_> = (0..row.len()).map(|index| row.get(index)).collect();
             let (key, values) = texts.split_at_checked(self.key.len()).unwrap_or_default();
             let key = build(&self.shape, self.key.clone(), &self.key_places, key);

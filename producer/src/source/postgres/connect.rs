@@ -1,11 +1,13 @@
 //! Both kinds of connection to the server, and what their failures mean.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pgwire_replication::{Lsn, PgWireError, ReplicationClient, ReplicationConfig, TlsConfig as WireTls};
 use syncline_shared::class::Class;
 use syncline_shared::postgres::{ConnectError, ConnectPlan, PostgresAddress};
+use tokio::time::timeout;
 use tokio_postgres::Client;
 use tokio_postgres::config::Host;
 
@@ -16,11 +18,14 @@ use crate::source::{SourceError, WatchedTable};
 /// How the server names this program in `pg_stat_activity`.
 const APPLICATION_NAME: &str = "syncline";
 
-/// Changes the transport reads ahead; enough to keep it busy while a batch is handled.
-const EVENTS_AHEAD_MAX: usize = 128;
+/// Rows the transport reads ahead: enough to keep it busy while others are handled, few enough for large ones.
+pub(super) const EVENTS_AHEAD_MAX: usize = 16;
 
 /// The largest message of the stream; one row is one message. Above it the source stops rather than the process.
 const MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// A server that does not answer a statement within this time is out of reach.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often a moved position is reported to the server at most; what a crash repeats grows with it.
 pub(super) const STATUS_INTERVAL: Duration = Duration::from_millis(100);
@@ -63,6 +68,15 @@ impl Settings {
         }
         client.batch_execute(&statements).await.map_err(|error| self.failed("session settings", &error))?;
         Ok(client)
+    }
+
+    /// Bounds the time of something the server answers at once when it is well.
+    pub(super) async fn answered<T>(
+        self: Arc<Self>,
+        asking: impl Future<Output = Result<T, SourceError>>,
+    ) -> Result<T, SourceError> {
+        let answer = timeout(ANSWER_TIMEOUT, asking).await;
+        answer.unwrap_or_else(|_| Err(self.unreachable("the server does not answer")))
     }
 
     /// Opens a connection for replication that waits for commands; `start` is where its stream will begin, zero for the

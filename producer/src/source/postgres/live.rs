@@ -28,13 +28,11 @@ use crate::source::{PollLimit, SourceError};
 /// How often the catalog is looked at for tables that appeared, and the log for its end.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
+/// How long a statement waits for a lock; less than it waits for an answer.
+const LOCK_PATIENCE: &str = "20s";
+
 /// The server is asked to end the stream for this long; after that it finds out by itself.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// A query about the catalog that takes longer than this got lost on the way.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-
-const NO_ANSWER: &str = "the server does not answer";
 
 /// A copy that is being opened, or read.
 enum Copying {
@@ -76,6 +74,8 @@ pub(super) struct Live {
     looking: Option<BoxFuture<'static, Result<Looked, SourceError>>>,
     /// A read of unsent columns under way, for the first changes in the queue.
     completing: Option<BoxFuture<'static, Result<Found, SourceError>>>,
+    /// How many changes are completed at once; fewer where rows are large.
+    complete_at_once: usize,
     /// Everything up to this place of the log was returned; zero before the first mark.
     reached: u64,
     /// Everything up to this place of the log was committed over this connection; zero before the first commit.
@@ -93,23 +93,35 @@ pub(super) async fn connect(
     resume: Option<Position>,
     safe: Vec<Job>,
 ) -> Result<Box<Live>, SourceError> {
-    let sql = Arc::new(settings.sql().await?);
-    let mut stream = settings.replication(0).await?;
-    let server = stream.identify_system().await.map_err(|error| settings.broken(&error))?;
-    for job in &safe {
-        State::put_copied(&settings, &sql, job).await?;
-    }
+    let meeting = async {
+        let sql = Arc::new(settings.sql().await?);
+        let mut stream = settings.replication(0).await?;
+        let server = stream.identify_system().await.map_err(|error| settings.broken(&error))?;
+        for job in &safe {
+            State::put_copied(&settings, &sql, job).await?;
+        }
+        Ok((sql, stream, server))
+    };
+    let (sql, mut stream, server) = Arc::clone(&settings).answered(meeting).await?;
+    // Without a limit of time: a new slot waits for every open transaction.
     let prepared = setup::prepare(&settings, &sql, &server, resume).await?;
     let resume = resume.filter(|position| position.epoch == prepared.epoch).map_or(0, |position| position.lsn);
-    if resume > 0 {
-        // Where a stream begins is fixed when its connection is made.
-        stream = settings.replication(resume).await?;
-    }
-    stream.start().await.map_err(|error| settings.broken(&error))?;
-    stream.wait_started().await.map_err(|error| settings.broken(&error))?;
+    let starting = async {
+        if resume > 0 {
+            // Where a stream begins is fixed when its connection is made.
+            stream = settings.replication(resume).await?;
+        }
+        stream.start().await.map_err(|error| settings.broken(&error))?;
+        stream.wait_started().await.map_err(|error| settings.broken(&error))?;
+        // From here on no statement waits longer for a lock than for an answer, so none is left behind at the server.
+        let patience = sql.batch_execute(&format!("SET lock_timeout = '{LOCK_PATIENCE}'")).await;
+        patience.map_err(|error| settings.failed("session settings", &error))?;
+        let log = look_at_log(&settings, &sql).await?;
+        Ok((stream, log))
+    };
+    let (stream, log) = Arc::clone(&settings).answered(starting).await?;
     let mut assembler = Assembler::new(prepared.epoch, settings.config.session.clone());
     assembler.watch(prepared.tables);
-    let log = look_at_log(&settings, &sql).await?;
     tracing::info!(source = settings.source, slot = settings.slot, "reading changes");
     let now = Instant::now();
     Ok(Box::new(Live {
@@ -123,6 +135,7 @@ pub(super) async fn connect(
         copying: Copying::No,
         looking: None,
         completing: None,
+        complete_at_once: complete::ROWS_AT_ONCE_MAX,
         reached: 0,
         committed: 0,
         confirmed: resume.max(log.confirmed),
@@ -140,12 +153,13 @@ async fn look(settings: Arc<Settings>, sql: Arc<Client>) -> Result<Looked, Sourc
 }
 
 async fn look_at_log(settings: &Settings, sql: &Client) -> Result<Log, SourceError> {
-    let query = "SELECT (pg_current_wal_lsn() - '0/0')::int8, (confirmed_flush_lsn - '0/0')::int8
+    let query = "SELECT (pg_current_wal_lsn() - '0/0')::int8, (confirmed_flush_lsn - '0/0')::int8, active
         FROM pg_replication_slots WHERE slot_name = $1";
     let row = sql.query_opt(query, &[&settings.slot]).await;
     let row = row.map_err(|error| settings.failed("looking at the log", &error))?;
-    let place = |index| row.as_ref().and_then(|row| row.get::<_, Option<i64>>(index)).unwrap_or_default();
-    let place = |index| u64::try_from(place(index)).unwrap_or_default();
+    // A stream may be cut where this end does not hear of it.
+    let row = row.filter(|row| row.get(2)).ok_or_else(|| settings.unreachable("the server ended the stream"))?;
+    let place = |index| u64::try_from(row.get::<_, Option<i64>>(index).unwrap_or_default()).unwrap_or_default();
     Ok(Log { end: place(0), confirmed: place(1) })
 }
 
@@ -198,8 +212,8 @@ impl Live {
 
     /// Remembers that a copy is safe elsewhere.
     pub(super) async fn finish_copy(&mut self, job: &Job) -> Result<(), SourceError> {
-        let stored = timeout(ANSWER_TIMEOUT, State::put_copied(&self.settings, &self.sql, job)).await;
-        stored.unwrap_or_else(|_| Err(self.settings.unreachable(NO_ANSWER)))?;
+        let stored = State::put_copied(&self.settings, &self.sql, job);
+        Arc::clone(&self.settings).answered(stored).await?;
         tracing::info!(
             source = self.settings.source,
             table = &*job.table.name,
@@ -217,8 +231,8 @@ impl Live {
             self.read_ready(limit)?;
             // The server sends whole transactions, so the rest of one is on its way: a poll that is not full ends with it.
             while self.queue.ends_with_change() && !self.queue.is_full(limit) {
-                let event = self.stream.recv().await;
-                self.hear(event)?;
+                self.look()?;
+                self.hear_next().await?;
             }
         }
         self.complete(limit).await?;
@@ -233,13 +247,15 @@ impl Live {
         let mut bytes = 0;
         loop {
             if self.completing.is_none() {
-                let Some(plan) = complete::plan(&self.assembler, self.queue.incomplete(limit)) else { return Ok(()) };
-                let reading = complete::read(Arc::clone(&self.settings), Arc::clone(&self.sql), plan);
-                self.completing = Some(reading.boxed());
+                let incomplete = self.queue.incomplete(limit).take(self.complete_at_once);
+                let Some(plan) = complete::plan(&self.assembler, incomplete) else { return Ok(()) };
+                let reading = complete::read(Arc::clone(&self.settings), Arc::clone(&self.sql), plan, limit.bytes);
+                self.completing = Some(Arc::clone(&self.settings).answered(reading).boxed());
             }
             let found = under_way(&mut self.completing).await?;
             self.completing = None;
             found.fill(self.queue.first_incomplete(found.changes));
+            self.complete_at_once = found.next_at_once();
             bytes += found.bytes;
             if bytes >= limit.bytes {
                 return Ok(());
@@ -298,6 +314,12 @@ impl Live {
         if !self.queue.is_empty() {
             return Ok(());
         }
+        self.hear_next().await
+    }
+
+    /// Waits for the next event, and looks after the database meanwhile: a connection that died without a word would be
+    /// waited for without end.
+    async fn hear_next(&mut self) -> Result<(), SourceError> {
         let heartbeat_at = self.heard_at + self.settings.config.heartbeat_interval();
         tokio::select! {
             event = self.stream.recv() => self.hear(event),
@@ -329,18 +351,19 @@ impl Live {
     async fn beat(&mut self) -> Result<(), SourceError> {
         self.heard_at = Instant::now();
         let query = "SELECT pg_logical_emit_message(true, 'syncline-heartbeat', '')";
-        match timeout(ANSWER_TIMEOUT, self.sql.execute(query, &[])).await {
-            Ok(written) => written.map(drop).map_err(|error| self.settings.failed("writing a heartbeat", &error)),
-            Err(_) => Err(self.settings.unreachable(NO_ANSWER)),
-        }
+        let (settings, sql) = (Arc::clone(&self.settings), Arc::clone(&self.sql));
+        let writing = async {
+            let written = sql.execute(query, &[]).await;
+            written.map(drop).map_err(|error| self.settings.failed("writing a heartbeat", &error))
+        };
+        settings.answered(writing).await
     }
 
     /// Begins a look at the database when it is time, and sees what one under way has found by now.
     fn look(&mut self) -> Result<(), SourceError> {
         if self.looking.is_none() && Instant::now() >= self.look_at {
-            let settings = Arc::clone(&self.settings);
-            let looking = timeout(ANSWER_TIMEOUT, look(Arc::clone(&settings), Arc::clone(&self.sql)));
-            let looking = async move { looking.await.unwrap_or_else(|_| Err(settings.unreachable(NO_ANSWER))) };
+            let looking = look(Arc::clone(&self.settings), Arc::clone(&self.sql));
+            let looking = Arc::clone(&self.settings).answered(looking);
             self.looking = Some(looking.boxed());
         }
         match under_way(&mut self.looking).now_or_never() {
@@ -359,5 +382,24 @@ impl Live {
         self.log_end = log.end;
         self.confirmed = self.confirmed.max(log.confirmed);
         Ok(())
+    }
+
+    /// Replaces the stream by one that never says anything.
+    #[cfg(test)]
+    pub(super) async fn silence(&mut self) {
+        self.stream = self.settings.replication(0).await.expect("a connection");
+    }
+
+    /// How many messages the transport has read beyond those whose changes were `returned`, and how many changes are held.
+    #[cfg(test)]
+    pub(super) fn ahead(&self, returned: usize) -> (u64, usize) {
+        let forwarded = self.stream.metrics().events_forwarded();
+        (forwarded.saturating_sub(u64::try_from(returned).unwrap_or(u64::MAX)), self.queue.held().0)
+    }
+
+    /// Bytes of the changes that are held.
+    #[cfg(test)]
+    pub(super) fn bytes_held(&self) -> usize {
+        self.queue.held().1
     }
 }

@@ -83,6 +83,12 @@ impl Queue {
         self.items.is_empty()
     }
 
+    /// Changes and bytes.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> (usize, usize) {
+        (self.changes, self.bytes)
+    }
+
     /// Whether no mark has come yet after the last change.
     pub(super) fn ends_with_change(&self) -> bool {
         matches!(self.items.back(), Some(Item::Change(_)))

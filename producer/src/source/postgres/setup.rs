@@ -316,11 +316,12 @@ pub(super) async fn follow(
 async fn publish(settings: &Settings, sql: &Client, table: &Table) -> Result<bool, SourceError> {
     let doing = "adding a table to the publication";
     let publication = identifier(&settings.publication);
-    let statement = format!("ALTER PUBLICATION {publication} ADD TABLE {}", table.own_rows());
-    let patience = format!("SET lock_timeout = '{LOCK_PATIENCE}'");
-    sql.batch_execute(&patience).await.map_err(|error| settings.failed(doing, &error))?;
+    // Both statements are one transaction, so the patience ends with it.
+    let statement = format!(
+        "SET LOCAL lock_timeout = '{LOCK_PATIENCE}'; ALTER PUBLICATION {publication} ADD TABLE {}",
+        table.own_rows()
+    );
     let added = sql.batch_execute(&statement).await;
-    sql.batch_execute("SET lock_timeout = 0").await.map_err(|error| settings.failed(doing, &error))?;
     let name = &*table.name;
     match added {
         Ok(()) => {

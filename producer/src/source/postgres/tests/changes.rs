@@ -290,3 +290,63 @@ async fn a_poll_stays_within_its_bounds_and_one_larger_change_comes_alone() {
         positions += usize::from(polled.position.is_some() && seen == 50);
     }
 }
+
+#[tokio::test]
+async fn a_large_transaction_passes_in_bounded_memory() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE item (id int PRIMARY KEY, note text)").await;
+    let mut source = database.connected(&[("item", &[])]).await;
+    database.run("INSERT INTO item SELECT n, repeat('x', 500) FROM generate_series(1, 30000) n").await;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(180);
+    let limit = PollLimit { changes: 100, bytes: 20_000 };
+    let mut returned = 0;
+    while returned < 30_000 {
+        returned += contract::poll(&mut source, limit, deadline).await.changes.len();
+        let super::super::Stage::Live(live) = &source.stage else { panic!("connected") };
+        let (ahead, held) = live.ahead(returned);
+        assert!(held <= 41, "{held} changes are held beyond those of the poll");
+        assert!(ahead <= 41 + 16 + 8, "{ahead} messages are read ahead");
+    }
+    assert_eq!(returned, 30_000);
+}
+
+#[tokio::test]
+async fn unsent_columns_are_read_again_in_bounded_portions() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE item (id int PRIMARY KEY, n int, notes text); ALTER TABLE item ALTER notes SET STORAGE EXTERNAL").await;
+    database.run("INSERT INTO item SELECT n, 0, repeat('x', CASE WHEN n > 100 THEN 100000 ELSE 5000 END) FROM generate_series(1, 300) n").await;
+    let mut source = database.connected(&[("item", &[])]).await;
+    database.run("UPDATE item SET n = 1").await;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(180);
+    let limit = PollLimit { changes: 1_000, bytes: 400_000 };
+    let mut seen = 0;
+    while seen < 300 {
+        let polled = contract::poll(&mut source, limit, deadline).await;
+        seen += polled.changes.len();
+        assert!(polled.changes.iter().all(|change| matches!(after(change, "notes"), Some(Value::Text(_)))));
+        let super::super::Stage::Live(live) = &source.stage else { panic!("connected") };
+        assert!(live.bytes_held() <= 3 * limit.bytes, "{} bytes are held", live.bytes_held());
+    }
+}
+
+#[tokio::test]
+async fn ten_thousand_subtransactions_are_one_transaction() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE item (id int PRIMARY KEY, n int)").await;
+    let mut source = database.connected(&[("item", &[])]).await;
+    // Every third one is rolled back.
+    let block = "DO $$ BEGIN FOR i IN 1..10000 LOOP
+        BEGIN INSERT INTO item VALUES (i, 0); IF i % 3 = 0 THEN RAISE division_by_zero; END IF;
+        EXCEPTION WHEN division_by_zero THEN NULL; END; END LOOP; END $$";
+    database.run(block).await;
+    let started = Instant::now();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(180);
+    let mut changes = Vec::new();
+    while changes.len() < 6_667 {
+        changes.extend(contract::poll(&mut source, LIMIT, deadline).await.changes);
+    }
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    let ids: Vec<_> = summary(&changes).into_iter().map(|(_, id)| id).collect();
+    assert_eq!(ids, (1..=10_000).filter(|id| id % 3 != 0).map(|id| id.to_string()).collect::<Vec<_>>());
+    assert!(changes.is_sorted_by(|one, next| one.version < next.version));
+}

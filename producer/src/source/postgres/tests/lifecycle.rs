@@ -292,3 +292,36 @@ async fn an_unreachable_server_and_a_wrong_password_are_told_apart() {
     assert!(matches!(error, SourceError::Refused { .. }), "{error}");
     assert!(!format!("{error} {error:?}").contains("wrong"));
 }
+
+#[tokio::test]
+async fn a_source_that_is_not_polled_keeps_its_connection_and_what_comes_after() {
+    let database = Database::new().await;
+    database.run(&format!("ALTER DATABASE {} SET wal_sender_timeout = '1s'", database.name)).await;
+    database.run("CREATE TABLE item (id int PRIMARY KEY, note text)").await;
+    let mut source = database.connected(&[("item", &[])]).await;
+    let sender = format!("SELECT active_pid::text FROM pg_replication_slots WHERE slot_name = '{}'", database.name);
+    let before = database.text(&sender).await;
+    // More than the transport reads ahead and the buffers between hold, so the sender is in the middle of it.
+    database.run("INSERT INTO item SELECT n, repeat('x', 1000) FROM generate_series(1, 30000) n").await;
+    let (mut changes, until) =
+        (source.poll(LIMIT).await.expect("a poll").changes.len(), Instant::now() + Duration::from_secs(4));
+    // What a blocked broker looks like from here: nobody asks for more.
+    while Instant::now() < until {
+        assert_eq!(database.text(&sender).await, before, "the server gave the connection up");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    while changes < 30_000 {
+        changes += source.poll(LIMIT).await.expect("the same connection").changes.len();
+    }
+    assert_eq!((changes, database.text(&sender).await), (30_000, before));
+}
+
+#[tokio::test]
+async fn a_stream_that_ended_unheard_is_noticed() {
+    let database = Database::new().await;
+    let mut source = database.connected(&[]).await;
+    let super::super::Stage::Live(live) = &mut source.stage else { panic!("connected") };
+    // The server knows of no reader any more, and this end waits for what never comes.
+    live.silence().await;
+    assert!(matches!(failure(&mut source).await, SourceError::Unreachable { .. }));
+}
