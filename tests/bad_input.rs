@@ -5,17 +5,17 @@ use crate::kit::proxy::Proxy;
 use crate::kit::{eventually, eventually_some};
 use crate::postgres::Path;
 
-const ITEM: &str = "CREATE TABLE item (id int PRIMARY KEY, note text)";
-const SHARE: &str = "[share.items]\nsource = \"desk\"\ntable = \"item\"\nqueue = \"crm\"\nkey = \"aes\"\ninteractive_only = false\ninitial = \"copy\"\n";
+pub const ITEM: &str = "CREATE TABLE item (id int PRIMARY KEY, note text)";
+pub const SHARE: &str = "[share.items]\nsource = \"desk\"\ntable = \"item\"\nqueue = \"crm\"\nkey = \"aes\"\ninteractive_only = false\ninitial = \"copy\"\n";
 /// Without the rows already there, so that each row comes once.
-fn stream_only() -> String {
+pub fn stream_only() -> String {
     SHARE.replace("initial = \"copy\"\n", "")
 }
-const ALL: &str = "SELECT id, note FROM item";
+pub const ALL: &str = "SELECT id, note FROM item";
 const MARKER: &str = "4711-secret-value";
 
 /// Waits until a service is not ready and says why.
-async fn paused(service: &Service, why: &str) {
+pub async fn paused(service: &Service, why: &str) {
     let reason = async || {
         let (status, body) = service.get("/readyz")?;
         (status.contains("503") && body.contains(why)).then_some(())
@@ -24,7 +24,7 @@ async fn paused(service: &Service, why: &str) {
     assert!(service.log().contains(why), "the log does not say why:\n{}", service.log());
 }
 
-async fn ready(service: &Service) {
+pub async fn ready(service: &Service) {
     eventually("ready", true, async || service.get("/readyz").is_some_and(|(status, _)| status.contains("200"))).await;
 }
 

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod bounds;
+mod broker;
 mod chaos;
 mod command_line;
 mod demo;
@@ -11,6 +12,7 @@ mod examples;
 mod kit;
 mod metrics;
 mod postgres;
+mod private_broker;
 mod private_servers;
 mod private_source;
 mod repair;

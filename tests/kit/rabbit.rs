@@ -87,3 +87,51 @@ pub fn management(api: &str, method: &str, path: &str, body: Option<&str>) -> Re
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
+
+/// A user of its own, deleted at the end.
+pub struct User {
+    pub name: String,
+    /// The virtual host's, with this user and no password.
+    pub url: String,
+    api: String,
+}
+
+impl User {
+    /// Creates a user that may configure, write and read what fits these patterns in a virtual host.
+    pub fn create(vhost: &Vhost, password: &str, permissions: [&str; 3]) -> Self {
+        let name = unique("user");
+        let at = vhost.url.rfind('@').unwrap();
+        let user = Self { url: format!("amqp://{name}{}", &vhost.url[at..]), name, api: vhost.api.clone() };
+        user.set_password(vhost, password);
+        user.permit(vhost, permissions);
+        user
+    }
+
+    /// Sets its password; connections that are open stay so.
+    pub fn set_password(&self, vhost: &Vhost, password: &str) {
+        let body = serde_json::json!({ "password": password, "tags": "" });
+        vhost.api("PUT", &format!("users/{}", self.name), Some(&body.to_string()));
+    }
+
+    /// Lets it configure, write and read what fits these patterns.
+    pub fn permit(&self, vhost: &Vhost, [configure, write, read]: [&str; 3]) {
+        let body = serde_json::json!({ "configure": configure, "write": write, "read": read });
+        vhost.api("PUT", &format!("permissions/{}/{}", vhost.name, self.name), Some(&body.to_string()));
+    }
+
+    /// Takes away all its permissions.
+    pub fn revoke(&self, vhost: &Vhost) {
+        vhost.api("DELETE", &format!("permissions/{}/{}", vhost.name, self.name), None);
+    }
+
+    /// Closes all its connections.
+    pub fn disconnect(&self, vhost: &Vhost) {
+        vhost.api("DELETE", &format!("connections/username/{}", self.name), None);
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        call(&self.api, "DELETE", &format!("users/{}", self.name), None);
+    }
+}

@@ -1,0 +1,119 @@
+//! What somebody does to a broker that is used: deletes what is in it, fills it up, changes who may use it.
+
+use crate::bad_input::{ALL, ITEM, SHARE, paused, ready, stream_only};
+use crate::kit::config::{Folder, rabbitmq};
+use crate::kit::eventually;
+use crate::kit::process::Service;
+use crate::kit::rabbit::{User, Vhost};
+use crate::postgres::Path;
+
+/// A path in step, with both services running.
+async fn flowing() -> (Path, Service, Service) {
+    let path = Path::create(ITEM, ITEM, &stream_only(), "").await;
+    let (producer, consumer) = (path.producer(), path.consumer());
+    path.streaming().await;
+    path.source.run("INSERT INTO item SELECT n, 'a' FROM generate_series(1, 200) n").await;
+    path.in_step("before", ALL, ALL).await;
+    (path, producer, consumer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_virtual_host_deleted_and_made_again_is_filled_and_used_again() {
+    let (path, mut producer, mut consumer) = flowing().await;
+    path.vhost.api("DELETE", &format!("vhosts/{}", path.vhost.name), None);
+    path.source.run("UPDATE item SET note = 'b'; DELETE FROM item WHERE id % 9 = 0").await;
+    paused(&producer, "refuses access").await;
+    paused(&consumer, "refuses access").await;
+    path.vhost.api("PUT", &format!("vhosts/{}", path.vhost.name), Some("{}"));
+    path.in_step("after it was made again", ALL, ALL).await;
+    ready(&producer).await;
+    ready(&consumer).await;
+    assert!(producer.stop().success() && consumer.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queues_and_an_exchange_deleted_while_they_are_used_are_made_again() {
+    let (path, producer, mut consumer) = flowing().await;
+    let delete = |what: &str| path.vhost.api("DELETE", &what.replace("VHOST", &path.vhost.name), None);
+    delete("exchanges/VHOST/syncline.crm");
+    path.source.run("UPDATE item SET note = 'b'").await;
+    path.in_step("after the exchange was deleted", ALL, ALL).await;
+
+    (0..8).for_each(|partition| drop(delete(&format!("queues/VHOST/crm.{partition}"))));
+    delete("queues/VHOST/crm.dead");
+    path.source.run("UPDATE item SET note = 'c'; DELETE FROM item WHERE id % 9 = 0").await;
+    path.in_step("after the queues were deleted", ALL, ALL).await;
+
+    // Nobody but the producer is there to notice.
+    assert!(consumer.stop().success());
+    (0..8).for_each(|partition| drop(delete(&format!("queues/VHOST/crm.{partition}"))));
+    path.source.run("UPDATE item SET note = 'd'; INSERT INTO item VALUES (1000, 'new')").await;
+    eventually("sent again", true, async || (0..8).any(|partition| path.vhost.ready(&format!("crm.{partition}")) > 0))
+        .await;
+    let consumer = path.consumer();
+    path.in_step("after the queues were deleted without a consumer", ALL, ALL).await;
+    ready(&producer).await;
+    ready(&consumer).await;
+    assert_eq!(consumer.metric("syncline_consumer_dead_letters_total", ""), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_pauses_the_producer_until_a_consumer_makes_room() {
+    let path = Path::create(ITEM, ITEM, &stream_only(), "").await;
+    let config = std::fs::read_to_string(&path.config).unwrap();
+    std::fs::write(&path.config, format!("{config}\n[producer.batch]\nbatch_records_max = 1\n")).unwrap();
+    let producer = path.producer();
+    path.streaming().await;
+    eventually("declared", true, async || {
+        path.vhost.api("GET", &format!("queues/{}", path.vhost.name), None).contains("crm.0")
+    })
+    .await;
+    // The configured queues refuse what is too much; a policy sets how much that is.
+    let policy = r#"{"pattern":"^crm\\.[0-9]","definition":{"max-length":20},"apply-to":"quorum_queues"}"#;
+    path.vhost.api("PUT", &format!("policies/{}/limit", path.vhost.name), Some(policy));
+    eventually("limited", true, async || {
+        path.vhost.api("GET", &format!("queues/{}/crm.7", path.vhost.name), None).contains("\"limit\"")
+    })
+    .await;
+    path.source.run("INSERT INTO item SELECT n, 'a' FROM generate_series(1, 1000) n").await;
+    paused(&producer, "refused the message").await;
+    path.source.run("UPDATE item SET note = 'b' WHERE id <= 100; DELETE FROM item WHERE id > 900").await;
+    let consumer = path.consumer();
+    path.in_step("after a consumer came", ALL, ALL).await;
+    ready(&producer).await;
+    assert_eq!(consumer.metric("syncline_consumer_dead_letters_total", ""), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_password_is_read_from_its_file_and_revoked_permissions_are_waited_for() {
+    let (folder, vhost) = (Folder::create(), Vhost::create());
+    let user = User::create(&vhost, "first-secret-4711", [".*", ".*", ".*"]);
+    let password = folder.write("password", "first-secret-4711\n");
+    let queue = format!("{}password_file = \"{}\"\n", rabbitmq(&user.url), password.display());
+    let path = Path::create_on(folder, vhost, &queue, ITEM, ITEM, SHARE, "").await;
+    let (producer, consumer) = (path.producer(), path.consumer());
+    path.source.run("INSERT INTO item SELECT n, 'a' FROM generate_series(1, 200) n").await;
+    path.in_step("before", ALL, ALL).await;
+
+    user.set_password(&path.vhost, "second-secret-4711");
+    user.disconnect(&path.vhost);
+    path.source.run("UPDATE item SET note = 'b'").await;
+    paused(&producer, "refuses access").await;
+    paused(&consumer, "refuses access").await;
+    std::fs::write(&password, "second-secret-4711").unwrap();
+    path.in_step("after the file was changed", ALL, ALL).await;
+    ready(&producer).await;
+
+    user.revoke(&path.vhost);
+    user.disconnect(&path.vhost);
+    path.source.run("UPDATE item SET note = 'c'; DELETE FROM item WHERE id % 9 = 0").await;
+    paused(&producer, "refuses access").await;
+    paused(&consumer, "refuses access").await;
+    user.permit(&path.vhost, [".*", ".*", ".*"]);
+    path.in_step("after the permissions came back", ALL, ALL).await;
+    ready(&producer).await;
+    ready(&consumer).await;
+    for log in [producer.log(), consumer.log()] {
+        assert!(!log.contains("secret-4711"), "a password is in a log:\n{log}");
+    }
+}

@@ -1,0 +1,139 @@
+//! Faults of a whole RabbitMQ server: short of memory, frozen, killed.
+
+use std::time::{Duration, Instant};
+
+use crate::bad_input::{ALL, ITEM, paused, ready, stream_only};
+use crate::kit::config::{Folder, rabbitmq};
+use crate::kit::eventually;
+use crate::kit::process::Service;
+use crate::kit::rabbit::Vhost;
+use crate::kit::server::PrivateServer;
+use crate::postgres::Path;
+
+/// A path through a broker of its own; `queue` is added to `[queue]`.
+async fn path(server: &PrivateServer, queue: &str) -> Path {
+    let vhost = Vhost::create_on(&server.url, &server.api);
+    let queue = format!("{}{queue}", rabbitmq(&vhost.url));
+    // One record a message, so that what comes twice is seen.
+    let single = "[producer.batch]\nbatch_records_max = 1\n";
+    Path::create_on(Folder::create(), vhost, &queue, ITEM, ITEM, &format!("{}{single}", stream_only()), "").await
+}
+
+/// Lines of a service's log that tell a pause, and those that tell its end.
+fn told(service: &Service) -> (usize, usize) {
+    let log = service.log();
+    let count = |what: &str| log.lines().filter(|line| line.contains(what)).count();
+    (count("paused"), count("works again"))
+}
+
+fn duplicates(consumer: &Service) -> f64 {
+    consumer.metric("syncline_consumer_records_total", "outcome=\"duplicate\"")
+        + consumer.metric("syncline_consumer_records_total", "outcome=\"stale\"")
+}
+
+fn alarm(server: &PrivateServer, on: bool) {
+    let watermark = if on { "0.000001" } else { "0.6" };
+    server.run(&["rabbitmqctl", "-q", "set_vm_memory_high_watermark", watermark]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_short_of_memory_pauses_the_producer_in_place_and_nothing_is_sent_twice() {
+    let server = PrivateServer::rabbitmq();
+    server.start();
+    let path = path(&server, "confirm_timeout_ms = 1000\n").await;
+    let (mut producer, mut consumer) = (path.producer(), path.consumer());
+    path.streaming().await;
+    path.source.run("INSERT INTO item SELECT n, 'a' FROM generate_series(1, 500) n").await;
+    path.in_step("before", ALL, ALL).await;
+
+    alarm(&server, true);
+    path.source
+        .run("UPDATE item SET note = 'b'; INSERT INTO item SELECT n, 'a' FROM generate_series(501, 2000) n")
+        .await;
+    paused(&producer, "takes no messages for now: low on memory").await;
+    assert_eq!(producer.metric("syncline_producer_paused", "queue of source desk"), 1.0);
+    // Longer than the confirm time-out: it must not fire.
+    let since = Instant::now();
+    let waited = async || since.elapsed() > Duration::from_secs(3);
+    eventually("the confirm time-out is over", true, waited).await;
+    paused(&producer, "takes no messages for now").await;
+    ready(&consumer).await;
+    path.source.run("DELETE FROM item WHERE id % 7 = 0; UPDATE item SET note = 'c' WHERE id % 3 = 0").await;
+    alarm(&server, false);
+    path.in_step("after the alarm", ALL, ALL).await;
+    ready(&producer).await;
+    assert_eq!(told(&producer), (1, 1), "{}", producer.log());
+    assert_eq!(duplicates(&consumer), 0.0);
+
+    // There already when the producer starts, and still there when it stops.
+    assert!(producer.stop().success());
+    alarm(&server, true);
+    let mut producer = path.producer();
+    path.source.run("UPDATE item SET note = 'd'").await;
+    paused(&producer, "takes no messages for now").await;
+    assert!(producer.stop().success());
+    let producer = path.producer();
+    paused(&producer, "takes no messages for now").await;
+    alarm(&server, false);
+    path.in_step("after the start", ALL, ALL).await;
+    ready(&producer).await;
+    assert!(consumer.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_frozen_or_killed_is_told_once_and_waited_for() {
+    let server = PrivateServer::rabbitmq();
+    server.start();
+    let path = path(&server, "heartbeat_s = 1\n").await;
+    let (mut producer, mut consumer) = (path.producer(), path.consumer());
+    path.streaming().await;
+    path.source.run("INSERT INTO item SELECT n, 'a' FROM generate_series(1, 500) n").await;
+    path.in_step("before", ALL, ALL).await;
+
+    for (round, fault) in ["frozen", "killed", "killed with changes under way"].into_iter().enumerate() {
+        // The first two times there is nothing to send, and yet it is noticed.
+        match fault {
+            "frozen" => server.freeze(),
+            "killed" => server.kill(),
+            _ => {
+                path.source.run("UPDATE item SET note = 'under way'").await;
+                server.kill();
+            }
+        }
+        paused(&producer, "out of reach").await;
+        let all = "subscription crm partitions 0-7: the broker at";
+        eventually("all partitions are told together", true, async || {
+            consumer.get("/readyz").is_some_and(|(_, body)| body.contains(all) && body.lines().count() == 1)
+        })
+        .await;
+        path.source.run(&format!("UPDATE item SET note = '{fault}'; DELETE FROM item WHERE id % 50 = {round}")).await;
+        if fault == "frozen" {
+            server.thaw()
+        } else {
+            server.start()
+        }
+        path.in_step(fault, ALL, ALL).await;
+        ready(&producer).await;
+        ready(&consumer).await;
+    }
+    assert_eq!((told(&producer), told(&consumer)), ((3, 3), (3, 3)), "{}\n{}", producer.log(), consumer.log());
+    assert!(producer.stop().success() && consumer.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_without_a_confirm_is_sent_again() {
+    let server = PrivateServer::rabbitmq();
+    server.start();
+    // The time-out comes long before the missing heartbeat.
+    let path = path(&server, "heartbeat_s = 600\nconfirm_timeout_ms = 1000\n").await;
+    let (producer, _consumer) = (path.producer(), path.consumer());
+    path.streaming().await;
+    path.source.run("INSERT INTO item SELECT n, 'a' FROM generate_series(1, 100) n").await;
+    path.in_step("before", ALL, ALL).await;
+    server.freeze();
+    path.source.run("UPDATE item SET note = 'b'; DELETE FROM item WHERE id % 5 = 0").await;
+    paused(&producer, "no confirm within 1000 ms").await;
+    server.thaw();
+    path.in_step("after", ALL, ALL).await;
+    ready(&producer).await;
+}
