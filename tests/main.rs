@@ -16,5 +16,6 @@ mod private_broker;
 mod private_servers;
 mod private_source;
 mod repair;
+mod replicas;
 mod sqlite;
 mod wire;

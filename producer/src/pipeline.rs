@@ -5,7 +5,7 @@
 //! pipeline and is tried again; nothing is skipped.
 
 use std::convert::Infallible;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use prometheus::{IntCounter, IntGauge};
 use syncline_shared::class::Class;
@@ -22,13 +22,16 @@ use crate::metrics::Metrics;
 use crate::offer::{Offers, UnfitShare};
 use crate::outlet::Outlets;
 use crate::publish::{Job, Window};
-use crate::source::{PollLimit, Polled, Source};
+use crate::source::{PollLimit, Polled, Source, SourceError};
 
 /// Closed batches waiting for the publisher; it has a window of its own.
 const JOBS: usize = 4;
 
 /// Bounds of one poll: small enough that deciding and encoding them does not hold up the I/O of others.
 const POLL: PollLimit = PollLimit { changes: 500, bytes: 256 * 1024 };
+
+/// How often a stand-by looks whether the source is free: soon enough after the death of the producer that reads it.
+const STAND_BY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Starts the producer of one source: a reader and a publisher.
 pub fn start<S: Source + 'static, B: Broker>(
@@ -119,7 +122,10 @@ impl<S: Source> Reader<S> {
                             self.reconnects.inc();
                             // The source reports everything after its last stored position again.
                             self.checkpoint.forget();
-                            retry_at = Some(Instant::now() + backoff.next_wait());
+                            // A stand-by is not kept waiting by how long it has waited.
+                            let stands_by = matches!(error, SourceError::Taken { .. });
+                            let wait = if stands_by { STAND_BY_INTERVAL } else { backoff.next_wait() };
+                            retry_at = Some(Instant::now() + wait);
                         }
                     }
                     self.lag.set(self.source.lag_bytes().map_or(0, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)));

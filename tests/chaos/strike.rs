@@ -22,11 +22,11 @@ impl World {
         let lasts = || std::thread::sleep(fault.lasts);
         let of = |count: usize| fault.which % count;
         match fault.kind {
-            Kind::KillProducer => self.kill(&self.producers[of(PRODUCERS)], fault),
+            Kind::KillProducer => self.kill(self.reading_producer(fault.which), fault),
             Kind::KillConsumer => self.kill(&self.consumers[of(CONSUMERS)], fault),
-            Kind::StopProducer => self.restart(&self.producers[of(PRODUCERS)], fault),
+            Kind::StopProducer => self.restart(self.reading_producer(fault.which), fault),
             Kind::StopConsumer => self.restart(&self.consumers[of(CONSUMERS)], fault),
-            Kind::FreezeProducer => self.freeze(&self.producers[of(PRODUCERS)], fault),
+            Kind::FreezeProducer => self.freeze(self.reading_producer(fault.which), fault),
             Kind::FreezeConsumer => self.freeze(&self.consumers[of(CONSUMERS)], fault),
             Kind::KillBroker => {
                 let _busy = self.broker_busy.lock().unwrap();
@@ -102,15 +102,33 @@ impl World {
         Ok(name.clone())
     }
 
+    /// Kills it with something on its way to the broker, so that there is something to lose.
     fn kill(&self, end: &Mutex<End>, fault: &Fault) -> Result<String, String> {
         let mut end = end.lock().unwrap();
         end.still_runs()?;
+        let name = format!("{} to broker", end.name);
+        let (_, link) = self.links.iter().find(|(link, _)| *link == name).expect("each end has a link to the broker");
+        let link = link.lock().unwrap();
+        link.stall();
+        std::thread::sleep(fault.lasts / 4);
         if let Some(mut service) = end.service.take() {
             service.kill();
         }
+        link.resume();
+        drop(link);
         std::thread::sleep(fault.lasts);
         end.start(&self.folder);
         Ok(end.name.clone())
+    }
+
+    /// The producer that does not stand by; while none reads, either.
+    fn reading_producer(&self, which: usize) -> &Mutex<End> {
+        let reads = |end: &&Mutex<End>| {
+            let end = end.lock().unwrap();
+            let ready = end.service.as_ref().and_then(|service| service.get("/readyz"));
+            ready.is_some_and(|(_, reasons)| !reasons.contains("another producer reads"))
+        };
+        self.producers.iter().find(reads).unwrap_or(&self.producers[which % PRODUCERS])
     }
 
     fn restart(&self, end: &Mutex<End>, fault: &Fault) -> Result<String, String> {
