@@ -129,7 +129,8 @@ fn row(fields: &Fields<'_>, shape: &mut Columns, record: usize) -> Result<Row, L
     if !shape.iter().eq(names()) {
         *shape = Columns::new(names());
     }
-    let mut row = Row::builder(shape.clone());
+    let bytes = fields.0.iter().map(|(_, raw)| raw.get().len()).sum();
+    let mut row = Row::builder(shape.clone()).with_room(bytes);
     for (_, raw) in &fields.0 {
         let text = raw.get();
         match text.as_bytes().first() {

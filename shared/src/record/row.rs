@@ -201,6 +201,13 @@ pub struct RowBuilder {
 }
 
 impl RowBuilder {
+    /// Makes room for about so many bytes of values at once, instead of growing with each of them.
+    #[must_use]
+    pub fn with_room(mut self, bytes: usize) -> Self {
+        self.row.text.reserve(bytes);
+        self
+    }
+
     /// Appends the next column's value.
     pub fn push(&mut self, value: Value<'_>) {
         match value {

@@ -135,7 +135,7 @@ impl Copy {
     /// Reads a line of COPY's text format.
     fn row(&self, line: &[u8]) -> Option<Row> {
         let line = str::from_utf8(line.strip_suffix(b"\n")?).ok()?;
-        let mut row = Row::builder(self.columns.clone());
+        let mut row = Row::builder(self.columns.clone()).with_room(line.len());
         let mut kinds = self.kinds.iter();
         for cell in line.split('\t') {
             match (cell, kinds.next()) {

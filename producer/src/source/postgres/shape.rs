@@ -97,7 +97,8 @@ impl Shape {
         if cells.len() != self.columns.len() {
             return Err(self.misfit());
         }
-        let mut row = Row::builder(self.columns.clone());
+        let text = |cell: &Cell<'_>| if let Cell::Text(text) = cell { text.len() } else { 0 };
+        let mut row = Row::builder(self.columns.clone()).with_room(cells.iter().map(text).sum());
         for place in 0..cells.len() {
             let (cell, kind) = self.cell(place, cells, old)?;
             push(&mut row, cell, kind).ok_or_else(|| self.misfit())?;
