@@ -110,7 +110,8 @@ impl World {
         let (_, link) = self.links.iter().find(|(link, _)| *link == name).expect("each end has a link to the broker");
         let link = link.lock().unwrap();
         link.stall();
-        std::thread::sleep(fault.lasts / 4);
+        // Longer than a source waits until it tells its server what is safe.
+        std::thread::sleep(Duration::from_millis(1500));
         if let Some(mut service) = end.service.take() {
             service.kill();
         }
