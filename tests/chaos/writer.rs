@@ -76,7 +76,7 @@ impl Writer {
             if !committed {
                 client = self.connect().await;
             }
-            tokio::time::sleep(Duration::from_millis(self.random.u64(2..20))).await;
+            tokio::time::sleep(Duration::from_millis(self.random.u64(5..40))).await;
         }
     }
 
