@@ -1,5 +1,6 @@
 //! `syncline queue`: shared queues as the broker sees them.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::json;
@@ -48,7 +49,7 @@ pub(crate) fn unavailable(error: &QueueError) -> Failure {
     Failure::Unavailable(format!("{text}.\n{hint}"))
 }
 
-/// Prints depth, consumers and age of every partition of every shared queue.
+/// Prints depth, owner and age of every partition of every shared queue.
 pub(crate) async fn status(path: &Path, env: &Env, json: bool) -> Result<(), Failure> {
     struct Status;
     impl OnBroker for Status {
@@ -75,36 +76,55 @@ pub(crate) async fn status(path: &Path, env: &Env, json: bool) -> Result<(), Fai
         println!("{}", serde_json::Value::Array(queues));
         return Ok(());
     }
-    let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
-    let mut rows = vec![["QUEUE", "PARTITION", "READY", "UNACKED", "CONSUMERS", "OLDEST"].map(str::to_owned)];
-    for (name, status) in &all {
-        let Some(status) = status else {
-            rows.push([name, "not created yet", "-", "-", "-", "-"].map(str::to_owned));
-            continue;
-        };
-        for PartitionStatus { partition, ready, unacked, consumers, oldest_seconds } in &status.partitions {
-            let oldest = oldest_seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds} s"));
-            let (partition, ready, consumers) = (partition.to_string(), ready.to_string(), consumers.to_string());
-            rows.push([name.clone(), partition, ready, number(*unacked), consumers, oldest]);
-        }
-        rows.push([
-            name.clone(),
-            "dead".to_owned(),
-            status.dead_letters.to_string(),
-            "-".into(),
-            "-".into(),
-            "-".into(),
-        ]);
+    print!("{}", table(&rows(&all)));
+    let untold: BTreeSet<_> = all.iter().filter_map(|(_, status)| status.as_ref()?.untold.as_deref()).collect();
+    for note in &untold {
+        println!("\nnote: {note}");
     }
-    print!("{}", table(&rows));
-    if all.iter().any(|(_, status)| {
-        status.as_ref().is_some_and(|status| status.partitions.iter().any(|one| one.unacked.is_none()))
-    }) {
+    if all.iter().any(|(_, status)| status.as_ref().is_some_and(is_ageless)) {
         println!(
-            "\n-: RabbitMQ does not tell. Messages a consumer holds are not in READY; whether it is paused, its /readyz says."
+            "\n-: not told. How old a message is RabbitMQ never tells: for that, look at the consumers' metrics \
+             syncline_consumer_record_age_seconds and syncline_consumer_newest_applied_timestamp_seconds. Messages a \
+             consumer holds are not in READY; whether it is paused, its /readyz says."
         );
     }
     Ok(())
+}
+
+/// Whether messages wait whose age is not known.
+fn is_ageless(status: &QueueStatus) -> bool {
+    status.partitions.iter().any(|one| one.unacked.is_none() || (one.ready > 0 && one.oldest_seconds.is_none()))
+}
+
+fn rows(all: &[(String, Option<QueueStatus>)]) -> Vec<[String; 7]> {
+    let dash = || "-".to_owned();
+    let number = |number: Option<u64>| number.map_or_else(dash, |number| number.to_string());
+    let mut rows = vec![["QUEUE", "PARTITION", "READY", "UNACKED", "OWNER", "STANDBY", "OLDEST"].map(str::to_owned)];
+    for (name, status) in all {
+        let Some(status) = status else {
+            rows.push([name, "not created yet", "-", "-", "-", "-", "-"].map(str::to_owned));
+            continue;
+        };
+        for one in &status.partitions {
+            let owner = match &one.owner {
+                Some(owner) => owner.clone(),
+                None if one.consumers == 0 => "none".to_owned(),
+                None => dash(),
+            };
+            rows.push([
+                name.clone(),
+                one.partition.to_string(),
+                one.ready.to_string(),
+                number(one.unacked),
+                owner,
+                number(one.standby.map(u64::from)),
+                one.oldest_seconds.map_or_else(dash, |seconds| format!("{seconds} s")),
+            ]);
+        }
+        let dead = status.dead_letters.to_string();
+        rows.push([name.clone(), "dead".to_owned(), dead, dash(), dash(), dash(), dash()]);
+    }
+    rows
 }
 
 fn describe(name: &str, status: Option<&QueueStatus>) -> serde_json::Value {
@@ -112,11 +132,14 @@ fn describe(name: &str, status: Option<&QueueStatus>) -> serde_json::Value {
     let partition = |one: &PartitionStatus| {
         json!({
             "partition": one.partition, "ready": one.ready, "unacked": one.unacked,
-            "consumers": one.consumers, "oldest_seconds": one.oldest_seconds,
+            "owner": one.owner, "consumers": one.consumers, "standby": one.standby, "oldest_seconds": one.oldest_seconds,
         })
     };
     let partitions: Vec<_> = status.partitions.iter().map(partition).collect();
-    json!({ "queue": name, "created": true, "partitions": partitions, "dead_letters": status.dead_letters })
+    json!({
+        "queue": name, "created": true, "partitions": partitions, "dead_letters": status.dead_letters,
+        "note": status.untold,
+    })
 }
 
 /// Lines up columns of text; the first row is the heading.

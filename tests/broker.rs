@@ -2,9 +2,9 @@
 
 use crate::bad_input::{ALL, ITEM, SHARE, paused, ready, stream_only};
 use crate::kit::config::{Folder, rabbitmq};
-use crate::kit::eventually;
-use crate::kit::process::Service;
+use crate::kit::process::{Service, syncline};
 use crate::kit::rabbit::{User, Vhost};
+use crate::kit::{eventually, service};
 use crate::postgres::Path;
 
 /// A path in step, with both services running.
@@ -116,4 +116,37 @@ async fn a_changed_password_is_read_from_its_file_and_revoked_permissions_are_wa
     for log in [producer.log(), consumer.log()] {
         assert!(!log.contains("secret-4711"), "a password is in a log:\n{log}");
     }
+}
+
+/// The owner of each partition, as `queue status` tells it.
+fn owners(path: &Path) -> Vec<String> {
+    let config = path.config.to_str().unwrap();
+    let status = syncline(path.folder.path(), &["--config", config, "--json", "queue", "status"]);
+    // Nothing before the shared queue is declared as a whole.
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
+    let partitions = status[0]["partitions"].as_array().into_iter().flatten();
+    partitions.map(|one| one["owner"].as_str().unwrap_or("none").to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_names_the_replica_that_owns_each_partition_and_the_one_that_takes_over() {
+    let (folder, vhost) = (Folder::create(), Vhost::create());
+    let api = service("SYNCLINE_TEST_RABBITMQ_API");
+    let management = format!("management_url = \"http://{}\"\n", api.rsplit('@').next().unwrap());
+    let queue = format!("{}{management}", rabbitmq(&vhost.url));
+    let path = Path::create_on(folder, vhost, &queue, ITEM, ITEM, SHARE, "").await;
+    let replica = |name: &str| {
+        let text = std::fs::read_to_string(&path.config).unwrap();
+        let named = text.replace("[consumer]", &format!("[consumer]\nreplica = \"{name}\""));
+        Service::start(path.folder.path(), "consumer", &path.folder.write(&format!("{name}.toml"), &named))
+    };
+    let (mut left, _right) = (replica("left"), replica("right"));
+    let owns = |owners: &[String], name: &str| owners.iter().filter(|owner| *owner == name).count();
+    eventually("both own partitions", true, async || {
+        let owners = owners(&path);
+        owns(&owners, "left") > 0 && owns(&owners, "right") > 0 && owns(&owners, "none") == 0
+    })
+    .await;
+    left.kill();
+    eventually("one owns all", 8, async || owns(&owners(&path), "right")).await;
 }

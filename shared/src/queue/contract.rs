@@ -418,5 +418,8 @@ pub(super) async fn status_counts_messages_consumers_and_dead_letters<B: Broker>
     // Some brokers count only the active consumer.
     let wanted = |status: &QueueStatus| status.partitions[0].ready == 2 && status.partitions[0].consumers > 0;
     let status = status_until(&bench.broker, wanted).await;
-    assert!(matches!(status.partitions[0].unacked, Some(1) | None), "{status:?}");
+    let told = &status.partitions[0];
+    assert!(matches!(told.unacked, Some(1) | None), "{status:?}");
+    assert!(matches!(told.owner.as_deref(), Some("a") | None), "{status:?}");
+    assert!(matches!(told.standby, Some(1) | None), "{status:?}");
 }

@@ -164,6 +164,8 @@ impl Broker for MemoryBroker {
             ready: count(partition.ready.len()),
             unacked: Some(count(partition.unacked.len())),
             consumers: u32::try_from(partition.consumers.len()).unwrap_or(u32::MAX),
+            owner: None,
+            standby: None,
             oldest_seconds: partition
                 .unacked
                 .values()
@@ -172,7 +174,7 @@ impl Broker for MemoryBroker {
                 .and_then(|stored| stored.message.timestamp)
                 .map(|sealed| now.saturating_sub(sealed)),
         });
-        Ok(QueueStatus { partitions: partitions.collect(), dead_letters: count(found.dead.len()) })
+        Ok(QueueStatus { partitions: partitions.collect(), dead_letters: count(found.dead.len()), untold: None })
     }
 
     async fn dead_letters(&self, queue: &str, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {

@@ -240,6 +240,8 @@ pub struct QueueStatus {
     pub partitions: Vec<PartitionStatus>,
     /// Messages in the dead-letter queue.
     pub dead_letters: u64,
+    /// Why some of it is not known, and what to do; `None` when the broker tells all it can.
+    pub untold: Option<String>,
 }
 
 /// One partition as the broker sees it now.
@@ -253,6 +255,10 @@ pub struct PartitionStatus {
     pub unacked: Option<u64>,
     /// Consumers attached: the active one and, where the broker tells, those that stand by.
     pub consumers: u32,
+    /// The replica that receives it, where the broker tells.
+    pub owner: Option<String>,
+    /// Replicas that stand by, where the broker tells.
+    pub standby: Option<u32>,
     /// Seconds since the oldest message was sealed, where the broker tells.
     pub oldest_seconds: Option<u64>,
 }

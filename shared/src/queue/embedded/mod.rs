@@ -236,20 +236,24 @@ fn status(connection: &Connection, queue: &str, now: i64) -> rusqlite::Result<Qu
                 (SELECT count(*) FROM message m WHERE m.partition = p.id AND (c.consumers IS NULL OR m.id > p.handed_out)),
                 (SELECT count(*) FROM message m WHERE m.partition = p.id AND c.consumers > 0 AND m.id <= p.handed_out),
                 coalesce(c.consumers, 0),
-                (SELECT m.sealed_at FROM message m WHERE m.partition = p.id ORDER BY m.id LIMIT 1)
+                (SELECT m.sealed_at FROM message m WHERE m.partition = p.id ORDER BY m.id LIMIT 1),
+                (SELECT s.replica FROM subscriber s WHERE s.id = c.first)
          FROM partition p
-         LEFT JOIN (SELECT partition, count(*) AS consumers FROM subscriber WHERE expires_at >= ?2 GROUP BY partition) c
+         LEFT JOIN (SELECT partition, count(*) AS consumers, min(id) AS first FROM subscriber WHERE expires_at >= ?2 GROUP BY partition) c
                 ON c.partition = p.id
          WHERE p.queue = ?1 ORDER BY p.number",
     )?;
     let partitions = select
         .query_map(params![queue, now], |row| {
             let sealed_at: Option<i64> = row.get(4)?;
+            let consumers: u32 = row.get(3)?;
             Ok(PartitionStatus {
                 partition: row.get(0)?,
                 ready: unsigned(row.get(1)?),
                 unacked: Some(unsigned(row.get(2)?)),
-                consumers: row.get(3)?,
+                consumers,
+                owner: row.get(5)?,
+                standby: Some(consumers.saturating_sub(1)),
                 oldest_seconds: sealed_at.map(|sealed_at| unsigned(now / 1_000 - sealed_at)),
             })
         })?
@@ -257,7 +261,7 @@ fn status(connection: &Connection, queue: &str, now: i64) -> rusqlite::Result<Qu
     let dead_letters = connection
         .prepare_cached("SELECT count(*) FROM dead_letter WHERE queue = ?1")?
         .query_row([queue], |row| row.get(0))?;
-    Ok(QueueStatus { partitions, dead_letters: unsigned(dead_letters) })
+    Ok(QueueStatus { partitions, dead_letters: unsigned(dead_letters), untold: None })
 }
 
 /// The id of a partition in the file.

@@ -29,6 +29,19 @@ mod contract {
     contract_tests!(bench);
 }
 
+#[tokio::test]
+async fn the_status_names_the_owner_and_counts_who_stands_by() {
+    let folder = folder();
+    let broker = broker(folder.path(), DEFAULT_BYTES_MAX);
+    broker.declare(&queue()).await.expect("a shared queue");
+    let _owner = broker.subscriber(QUEUE, 0, &replica("left")).await.expect("a subscriber");
+    let _standby = broker.subscriber(QUEUE, 0, &replica("right")).await.expect("a subscriber");
+    let status = broker.status(&queue()).await.expect("a status");
+    let told = |partition: usize| (status.partitions[partition].owner.as_deref(), status.partitions[partition].standby);
+    assert_eq!((told(0), told(1)), ((Some("left"), Some(1)), (None, Some(0))));
+    assert_eq!(status.untold, None);
+}
+
 /// Two brokers on one file share nothing in memory: to each other they are two processes.
 #[tokio::test]
 async fn two_processes_share_the_file() {

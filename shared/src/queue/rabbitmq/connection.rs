@@ -64,10 +64,7 @@ impl Server {
         let config = &self.config;
         let mut uri = self.uri.clone().ok_or_else(|| self.setup("the url is no address of a broker"))?;
         uri.query.heartbeat = Some(config.heartbeat_s);
-        let password = Secret::resolve(config.password.as_ref(), config.password_file.as_deref());
-        if let Some(password) = password.map_err(|cause| self.setup(cause))? {
-            password.expose().clone_into(&mut uri.authority.userinfo.password);
-        }
+        uri.authority.userinfo.password = self.password(&uri)?;
         let tls = match uri.scheme {
             AMQPScheme::AMQP => None,
             AMQPScheme::AMQPS => Some(RustlsConnector::from(config.tls.client().map_err(|cause| self.setup(cause))?)),
@@ -95,6 +92,19 @@ impl Server {
         }
     }
 
+    /// The password as it is now.
+    fn password(&self, uri: &AMQPUri) -> Result<String, QueueError> {
+        let password = Secret::resolve(self.config.password.as_ref(), self.config.password_file.as_deref());
+        let password = password.map_err(|cause| self.setup(cause))?;
+        Ok(password.map_or_else(|| uri.authority.userinfo.password.clone(), |password| password.expose().to_owned()))
+    }
+
+    /// User, virtual host and password.
+    pub(super) fn login(&self) -> Result<(&str, &str, String), QueueError> {
+        let uri = self.uri.as_ref().ok_or_else(|| self.setup("the url is no address of a broker"))?;
+        Ok((&uri.authority.userinfo.username, &uri.vhost, self.password(uri)?))
+    }
+
     /// What an error of the client library means for a shared queue.
     pub(super) fn error(&self, queue: &str, error: lapin::Error) -> QueueError {
         match protocol_error(&error) {
@@ -108,7 +118,15 @@ impl Server {
                 ),
                 text,
             )) => topology(queue, format!("the broker says {text:?}")),
-            Some(_) | None => self.unreachable(error),
+            Some(_) => self.unreachable(error),
+            None => match tls_error(&error) {
+                // Of our certificate, mostly: that it is missing, or of an authority the broker does not know.
+                Some(rustls::Error::AlertReceived(_)) => {
+                    QueueError::Refused { address: self.address.clone(), cause: error.into() }
+                }
+                Some(_) => self.setup(error),
+                None => self.unreachable(error),
+            },
         }
     }
 
@@ -131,6 +149,15 @@ impl Server {
 pub(super) fn protocol_error(error: &lapin::Error) -> Option<(&AMQPErrorKind, &str)> {
     let ErrorKind::ProtocolError(error) = error.kind() else { return None };
     Some((error.kind(), error.get_message().as_str()))
+}
+
+/// Why the ends did not come to trust each other.
+fn tls_error(error: &lapin::Error) -> Option<&rustls::Error> {
+    let causes = std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |cause| cause.source());
+    causes.into_iter().find_map(|cause| {
+        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        inner.and_then(|inner| inner.downcast_ref()).or_else(|| cause.downcast_ref())
+    })
 }
 
 /// A queue or exchange that is not as it has to be.

@@ -17,11 +17,13 @@ use super::publisher::RabbitMqPublisher;
 use super::subscriber::consume;
 use super::topology::find;
 use super::{dead_queue, exchange, wire};
-use crate::queue::{DeadLetter, QueueError, Settlement};
+use crate::queue::{DeadLetter, QueueError, Settlement, SubscribeOptions};
 
 /// Bounds the memory of a call; what lies behind comes into reach once some of these are settled. Every call takes as
 /// many, however few it looks at.
 const LOOK_AT_MAX: u16 = 10_000;
+/// What the broker calls the consumer that reads them.
+const READER: &str = "dead-letter reader";
 /// A message that is there comes within a round trip; one that another reader holds is not waited for.
 const NEXT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time between two looks at whether the broker has let a closed reader go.
@@ -40,7 +42,8 @@ impl Letters {
         let channel = server.channel().await?;
         let found = find(server, &channel, queue, &name).await?;
         let found = found.ok_or_else(|| QueueError::Missing { queue: queue.to_owned() })?;
-        let consumer = consume(server, &channel, queue, &name, LOOK_AT_MAX, 0).await?;
+        let options = SubscribeOptions { replica: READER.to_owned(), prefetch: LOOK_AT_MAX };
+        let consumer = consume(server, &channel, queue, &name, &options, 0).await?;
         let limit = u16::try_from(limit).unwrap_or(LOOK_AT_MAX).min(LOOK_AT_MAX);
         let left = u16::try_from(found.message_count()).unwrap_or(LOOK_AT_MAX).min(limit);
         Ok(Self { channel, consumer, left })

@@ -8,6 +8,7 @@ mod confirms;
 mod connection;
 mod dead_letters;
 mod link;
+mod management;
 mod publisher;
 mod subscriber;
 #[cfg(test)]
@@ -50,6 +51,9 @@ pub struct RabbitmqConfig {
     pub password: Option<Secret>,
     /// File of the password, read anew on every connection; looked at when `password` is absent.
     pub password_file: Option<PathBuf>,
+    /// Where its management interface is: `http://host:port` or `https://..`, with the user and password of `url`, who
+    /// needs the tag `monitoring`. Only `queue status` asks it. Default: it is not asked.
+    pub management_url: Option<String>,
     /// Certificates for `amqps`. Default: the system's authorities, no client certificate.
     #[serde(default)]
     pub tls: TlsConfig,
@@ -87,6 +91,7 @@ impl RabbitmqConfig {
             url,
             password: None,
             password_file: None,
+            management_url: None,
             tls: TlsConfig::default(),
             confirm_timeout_ms: DEFAULT_CONFIRM_TIMEOUT_MS,
             heartbeat_s: DEFAULT_HEARTBEAT_S,
@@ -102,6 +107,11 @@ impl RabbitmqConfig {
             problems.push(("url", "is no address of a broker; amqp:// or amqps://user@host:port/vhost".to_owned()));
         }
         problems.extend(Secret::validate_password(self.password.as_ref(), self.password_file.as_deref()));
+        if self.management_url.as_deref().is_some_and(|url| management::parse(url).is_none()) {
+            let accepted =
+                "is no address; http:// or https://host:port, without user and password: those of `url` are used";
+            problems.push(("management_url", accepted.to_owned()));
+        }
         problems.extend(self.tls.validate());
         for (field, is_zero) in [
             ("confirm_timeout_ms", self.confirm_timeout_ms == 0),
@@ -129,6 +139,7 @@ impl fmt::Debug for RabbitmqConfig {
         f.debug_struct("RabbitmqConfig")
             .field("password", &self.password)
             .field("password_file", &self.password_file)
+            .field("management_url", &self.management_url)
             .field("tls", &self.tls)
             .field("confirm_timeout_ms", &self.confirm_timeout_ms)
             .field("heartbeat_s", &self.heartbeat_s)

@@ -35,7 +35,7 @@ impl RabbitMqSubscriber {
         let priority = priority(&options.replica, partition);
         let name = partition_queue(queue, partition);
         let channel = server.channel().await?;
-        let consumer = consume(&server, &channel, queue, &name, options.prefetch, priority).await?;
+        let consumer = consume(&server, &channel, queue, &name, options, priority).await?;
         Ok(Self { server, queue: queue.to_owned(), channel, consumer })
     }
 }
@@ -46,15 +46,15 @@ pub(super) async fn consume(
     channel: &OwnedChannel,
     queue: &str,
     name: &str,
-    prefetch: u16,
+    options: &SubscribeOptions,
     priority: i32,
 ) -> Result<Consumer, QueueError> {
     let failed = |error| server.error(queue, error);
     // Zero would mean no bound. Quorum queues know only the bound per consumer.
-    channel.basic_qos(prefetch.max(1), BasicQosOptions { global: false }).await.map_err(failed)?;
+    channel.basic_qos(options.prefetch.max(1), BasicQosOptions { global: false }).await.map_err(failed)?;
     let mut arguments = FieldTable::default();
     arguments.insert("x-priority".into(), AMQPValue::LongInt(priority));
-    let options = BasicConsumeOptions {
+    let how = BasicConsumeOptions {
         // Not supported by RabbitMQ.
         no_local: false,
         // A message leaves the queue with its ack and not before.
@@ -64,8 +64,9 @@ pub(super) async fn consume(
         // The broker's answer tells that the queue is there.
         nowait: false,
     };
-    // The broker makes up the consumer tag.
-    channel.basic_consume(short_name(queue, name)?, "".into(), options, arguments).await.map_err(failed)
+    // Tells people whose consumer it is; each has a channel of its own. Of a name that is too long the broker makes up one.
+    let tag = wire::short(&options.replica).unwrap_or_default();
+    channel.basic_consume(short_name(queue, name)?, tag, how, arguments).await.map_err(failed)
 }
 
 /// The weight of a replica for a partition (rendezvous hashing): the attached replica with the greatest one is active.

@@ -13,7 +13,7 @@ use super::*;
 use crate::class::Class;
 use crate::envelope::Envelope;
 use crate::queue::contract::{
-    Bench, QUEUE, contract_tests, envelope, envelopes, letter, next, publish_all, queue, replica, within,
+    Bench, QUEUE, contract_tests, envelope, envelopes, letter, next, publish_all, queue, replica, status_until, within,
 };
 use crate::queue::{PublishError, Publisher, Subscriber};
 
@@ -175,6 +175,41 @@ async fn a_queue_declared_with_other_arguments_is_named() {
     let error = vhost.broker().declare(&queue()).await.expect_err("a classic queue in the way");
     let QueueError::Topology { problem, .. } = &error else { panic!("{error:?}") };
     assert!(problem.contains("crm.1") && problem.contains("x-"), "{problem}");
+}
+
+#[tokio::test]
+async fn the_status_names_owner_and_unsettled_messages_with_the_management_interface_and_says_so_without() {
+    let vhost = Vhost::create();
+    let broker = vhost.broker();
+    broker.declare(&queue()).await.expect("a shared queue");
+    let mut publisher = broker.publisher().await.expect("a publisher");
+    publish_all(&mut publisher, &envelopes(0, 5)).await;
+    let mut names = ["left", "right"];
+    names.sort_by_key(|name| priority(name, 0));
+    let options = SubscribeOptions { prefetch: 2, ..replica(names[1]) };
+    let mut owner = broker.subscriber(QUEUE, 0, &options).await.expect("a subscriber");
+    let _held = [next(&mut owner).await, next(&mut owner).await];
+    let _standby = broker.subscriber(QUEUE, 0, &replica(names[0])).await.expect("a subscriber");
+    let status = broker.status(&queue()).await.expect("a status");
+    assert_eq!((status.partitions[0].owner.as_deref(), status.partitions[0].unacked), (None, None));
+    assert!(status.untold.is_some_and(|note| note.contains("set management_url")));
+
+    let url = environment("SYNCLINE_TEST_RABBITMQ_API");
+    let (_, address) = url.rsplit_once('@').expect("a user in the url");
+    let informed = |url: String| RabbitMq::new(RabbitmqConfig { management_url: Some(url), ..vhost.config() });
+    // The interface learns of messages some seconds after the queue.
+    let informed_broker = informed(format!("http://{address}"));
+    let status = status_until(&informed_broker, |status| {
+        status.partitions[0].unacked == Some(2) && status.partitions[0].standby == Some(1)
+    })
+    .await;
+    assert_eq!((status.partitions[0].owner.as_deref(), status.partitions[0].ready), (Some(names[1]), 3));
+    assert_eq!((status.partitions[1].owner.as_deref(), status.partitions[1].standby), (None, Some(0)));
+    assert_eq!(status.untold, None);
+
+    let away = informed("http://127.0.0.1:9".to_owned()).status(&queue()).await.expect("what AMQP tells");
+    assert_eq!((away.partitions[0].ready, away.partitions[0].owner.as_deref()), (3, None));
+    assert!(away.untold.is_some_and(|note| note.contains("127.0.0.1:9")));
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind, Queue};
 
 use super::connection::{OwnedChannel, Server, protocol_error, topology};
+use super::management::{self, Seen};
 use super::{dead_queue, exchange, partition_queue, short_name};
 use crate::queue::{PartitionStatus, QueueError, QueueStatus, SharedQueue};
 
@@ -195,20 +196,29 @@ pub(super) async fn status(server: &Server, queue: &SharedQueue) -> Result<Queue
         return Err(first.map_or_else(|| QueueError::Missing { queue: name.clone() }, |_| gone(&dead_queue)));
     };
     check_partitions(server, queue, queue.partitions.saturating_sub(1)).await?;
+    let queues: Vec<_> = (0..queue.partitions).map(|partition| partition_queue(name, partition)).collect();
+    let looked = match server.config.management_url.as_deref().and_then(management::parse) {
+        Some(url) => management::look(server, &url, &queues).await,
+        None => Err("set management_url in [queue] to see who owns a partition and what it holds".to_owned()),
+    };
+    let (seen, untold) = looked.map_or_else(|why| (Vec::new(), Some(why)), |seen| (seen, None));
+    let mut seen = seen.iter();
     let mut partitions = Vec::new();
-    for partition in 0..queue.partitions {
-        let partition_queue = partition_queue(name, partition);
-        let found = find(server, &channel, name, &partition_queue).await?.ok_or_else(|| gone(&partition_queue))?;
+    for (partition, queue) in (0..).zip(&queues) {
+        let found = find(server, &channel, name, queue).await?.ok_or_else(|| gone(queue))?;
+        let seen = seen.next();
         partitions.push(PartitionStatus {
             partition,
             ready: found.message_count().into(),
-            unacked: None,
+            unacked: seen.and_then(|seen| seen.unacked),
             // Those that stand by are not counted.
             consumers: found.consumer_count(),
+            owner: seen.and_then(Seen::owner),
+            standby: seen.map(Seen::standby),
             // Not told: `basic.get` is not allowed here, and a consumer that looks at one message and goes would put it
             // behind others that came back to the queue.
             oldest_seconds: None,
         });
     }
-    Ok(QueueStatus { partitions, dead_letters: dead.message_count().into() })
+    Ok(QueueStatus { partitions, dead_letters: dead.message_count().into(), untold })
 }
