@@ -15,6 +15,7 @@ mod postgres;
 mod private_broker;
 mod private_servers;
 mod private_source;
+mod private_tls;
 mod repair;
 mod replicas;
 mod sqlite;

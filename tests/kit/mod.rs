@@ -29,6 +29,11 @@ pub fn unique(prefix: &str) -> String {
     format!("{prefix}_{}_{nanos}_{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))
 }
 
+/// A port that nobody listens on for now.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
 /// Polls until a value is the expected one; panics with the end of what it last saw when it never is.
 pub async fn eventually<T: std::fmt::Debug + PartialEq>(what: &str, expected: T, mut see: impl AsyncFnMut() -> T) {
     let deadline = Instant::now() + PATIENCE;
