@@ -104,7 +104,7 @@ async fn sources(config: &Config) -> Vec<Finding> {
             .filter_map(|(name, share)| compile(name, share).ok())
             .collect();
         let tables: BTreeSet<_> = shares.iter().map(|share| share.table().clone()).collect();
-        let tables = tables.into_iter().map(|table| WatchedTable { table, copy_for: Vec::new() }).collect();
+        let tables = tables.into_iter().map(|table| WatchedTable { table, ..WatchedTable::default() }).collect();
         let checked = match source {
             SourceConfig::Postgres(postgres) => PostgresSource::new(name, postgres.clone(), tables).check().await,
             SourceConfig::Sqlite(sqlite) => SqliteSource::new(name, sqlite.clone(), tables).check().await,

@@ -81,6 +81,11 @@ pub(crate) enum SourceCommand {
         #[arg(long)]
         whole: bool,
     },
+    /// Go on after a table was truncated, made anew or given another key, once the targets' old records are removed
+    Resume {
+        /// The source's name in the configuration
+        name: String,
+    },
 }
 
 /// What to do with shared queues.

@@ -66,6 +66,7 @@ async fn run(cli: Cli, env: Env) -> Result<(), Failure> {
         Command::Source(SourceCommand::Rebuild { name, whole }) => {
             source::rebuild(&path, &env, json, &name, whole).await
         }
+        Command::Source(SourceCommand::Resume { name }) => source::resume(&path, &env, json, &name).await,
         Command::Queue(QueueCommand::Status) => queue::status(&path, &env, json).await,
         Command::DeadLetter(DeadLetterCommand::List { queue, limit }) => {
             dead_letter::list(&path, &env, json, queue.as_deref(), limit).await

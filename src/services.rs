@@ -116,6 +116,7 @@ impl Service {
                 queue: queue.clone(),
                 seal: config.seal(share),
                 copies: share.initial == Initial::Copy,
+                on_truncate: share.on_truncate,
                 metrics: metrics.share(name),
             });
         }

@@ -1,15 +1,16 @@
 //! `syncline source`: repairs of a source that only a person can ask for.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::json;
 use syncline_producer::config::SourceConfig;
-use syncline_producer::source::SourceError;
 use syncline_producer::source::postgres::PostgresSource;
+use syncline_producer::source::{SourceError, WatchedTable};
 use syncline_shared::record::Version;
 use syncline_shared::tasks::chain;
 
-use crate::config::{Config, Env, Role};
+use crate::config::{Config, Env, Role, compile};
 use crate::failure::Failure;
 
 /// Makes a source begin anew after changes were lost, and says what is left to do at the targets.
@@ -41,6 +42,34 @@ pub(crate) async fn rebuild(path: &Path, env: &Env, json: bool, name: &str, whol
          \x20 SELECT * FROM <table> WHERE _syncline_version < x'{newer_than}';   -- SQLite\n\n\
          They were deleted at the source meanwhile, or no longer fit the share's filter. Nothing removes them by itself."
     );
+    Ok(())
+}
+
+/// Lets a source go on that is paused since all records of a table were gone at once.
+pub(crate) async fn resume(path: &Path, env: &Env, json: bool, name: &str) -> Result<(), Failure> {
+    let config = Config::load(path, env, Role::Producer)?;
+    let mut tables = BTreeSet::new();
+    for (share, rule) in config.shares.iter().filter(|(_, share)| share.source == name) {
+        tables.insert(compile(share, rule)?.table().clone());
+    }
+    let tables = tables.into_iter().map(|table| WatchedTable { table, ..WatchedTable::default() }).collect();
+    let resumed = match config.sources.get(name) {
+        Some(SourceConfig::Postgres(postgres)) => PostgresSource::new(name, postgres.clone(), tables).resume().await,
+        Some(SourceConfig::Sqlite(_)) => Ok(Vec::new()),
+        None => return Err(unknown(&config, name)),
+    };
+    let resumed = resumed.map_err(|error| unavailable(&error))?;
+    if json {
+        let tables: Vec<&str> = resumed.iter().map(AsRef::as_ref).collect();
+        println!("{}", json!({ "source": name, "tables": tables }));
+    } else if resumed.is_empty() {
+        println!("No table of the source {name} waits for this.");
+    } else {
+        println!(
+            "The source {name} goes on within seconds if it runs, at its next start otherwise: {}.",
+            resumed.join(", ")
+        );
+    }
     Ok(())
 }
 

@@ -16,7 +16,7 @@ const LIMIT: PollLimit = PollLimit { changes: 1_000, bytes: 1 << 20 };
 /// A source of the table `item` in the server's own database, always under one name.
 fn source_of(server: &PrivateServer) -> PostgresSource {
     let config = serde_json::from_value(json!({ "url": server.url, "heartbeat_interval_ms": 200 })).unwrap();
-    let item = WatchedTable { table: "item".into(), copy_for: Vec::new() };
+    let item = WatchedTable { table: "item".into(), ..WatchedTable::default() };
     PostgresSource::new("desk", config, vec![item])
 }
 

@@ -1,6 +1,6 @@
 //! The shares of one source as the pipeline uses them: which tables they watch, where they send, what they seal with.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use syncline_shared::envelope::Route;
@@ -10,7 +10,7 @@ use syncline_shared::seal::Seal;
 
 use crate::metrics::ShareMetrics;
 use crate::share::Share;
-use crate::source::WatchedTable;
+use crate::source::{OnTruncate, WatchedTable};
 
 /// One share with everything it needs to send.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub struct Outlet {
     pub seal: Seal,
     /// Whether it asks for the rows already there.
     pub copies: bool,
+    /// What it wants when all records of the table are gone at once.
+    pub on_truncate: OnTruncate,
     /// Its counters.
     pub metrics: ShareMetrics,
 }
@@ -72,14 +74,17 @@ impl Outlets {
         let mut tables: Vec<_> = self
             .by_table
             .iter()
-            .map(|(table, places)| WatchedTable {
-                table: table.clone(),
-                copy_for: places
-                    .iter()
-                    .filter_map(|place| self.outlets.get(*place))
-                    .filter(|outlet| outlet.copies)
-                    .map(|outlet| outlet.share.name().clone())
-                    .collect(),
+            .map(|(table, places)| {
+                let outlets = || places.iter().filter_map(|place| self.outlets.get(*place));
+                let columns: BTreeSet<&str> = outlets().flat_map(|outlet| outlet.share.columns_used()).collect();
+                let copies = outlets().filter(|outlet| outlet.copies);
+                WatchedTable {
+                    table: table.clone(),
+                    copy_for: copies.map(|outlet| outlet.share.name().clone()).collect(),
+                    columns: columns.into_iter().map(Into::into).collect(),
+                    // One share that would diverge is enough.
+                    on_truncate: outlets().map(|outlet| outlet.on_truncate).max().unwrap_or_default(),
+                }
             })
             .collect();
         tables.sort_by(|a, b| a.table.cmp(&b.table));

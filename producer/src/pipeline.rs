@@ -100,7 +100,11 @@ impl<S: Source> Reader<S> {
                 },
                 () = sleep_until(wake), if wake.is_some() => {
                     let now = Instant::now();
-                    retry_at = retry_at.filter(|at| *at > now);
+                    if retry_at.take_if(|at| *at <= now).is_some() {
+                        // From here on the source reports everything after its last stored position again. Until now, what
+                        // was on its way to the broker may have moved that.
+                        self.checkpoint.forget();
+                    }
                     self.offers.close_due(now);
                     self.store().await;
                 }
@@ -120,8 +124,6 @@ impl<S: Source> Reader<S> {
                         Err(error) => {
                             self.part.pause(error.class(), &error);
                             self.reconnects.inc();
-                            // The source reports everything after its last stored position again.
-                            self.checkpoint.forget();
                             // A stand-by is not kept waiting by how long it has waited.
                             let stands_by = matches!(error, SourceError::Taken { .. });
                             let wait = if stands_by { STAND_BY_INTERVAL } else { backoff.next_wait() };

@@ -188,12 +188,14 @@ impl Scene {
             filter: self.filter.map(str::to_owned),
             columns: None,
             initial: Initial::None,
+            on_truncate: crate::source::OnTruncate::Pause,
         };
         let outlet = Outlet {
             share: Share::compile("incidents", &share).expect("a share"),
             queue: queue(),
             seal: Seal::Plain,
             copies: false,
+            on_truncate: share.on_truncate,
             metrics: self.metrics.share("incidents"),
         };
         let mut tasks = TaskGroup::default();

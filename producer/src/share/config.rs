@@ -6,6 +6,7 @@ use syncline_shared::record::Action;
 use syncline_shared::seal::Cipher;
 
 use super::filter::Filter;
+use crate::source::OnTruncate;
 
 /// The rule that decides what of one table leaves, in which form, to which shared queue.
 ///
@@ -45,6 +46,10 @@ pub struct ShareConfig {
     /// before the first change.
     #[serde(default)]
     pub initial: Initial,
+    /// What becomes of a `TRUNCATE`, which has no record to send, and of a table made anew or given another key: `pause`
+    /// (default) until the targets are emptied by hand, or `ignore`, and the old records stay there.
+    #[serde(default)]
+    pub on_truncate: OnTruncate,
 }
 
 /// An action a share may be on.

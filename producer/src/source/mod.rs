@@ -20,6 +20,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serde::Deserialize;
 use syncline_shared::record::{Action, Row, Version};
 
 /// One change of one record, as its source reports it.
@@ -77,12 +78,28 @@ pub struct PollLimit {
 }
 
 /// A table the producer's shares want to hear of.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WatchedTable {
     /// The name as the shares write it, with a schema or without.
     pub table: Arc<str>,
     /// Shares of this table that ask for the rows already there (`initial = "copy"`).
     pub copy_for: Vec<Arc<str>>,
+    /// The columns shares of this table name: without them they cannot decide.
+    pub columns: Vec<Arc<str>>,
+    /// What to do when all its records are gone at once.
+    pub on_truncate: OnTruncate,
+}
+
+/// What a source does when all records of a table are gone at once and no change says which: after a `TRUNCATE`, or when
+/// the table was dropped and made anew, or got another key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnTruncate {
+    /// Goes on with a warning: the old records stay in the targets.
+    Ignore,
+    /// Pauses until somebody removed them there and says so.
+    #[default]
+    Pause,
 }
 
 /// What a look at a source found, without changing anything.

@@ -14,8 +14,8 @@ use syncline_shared::record::{Action, Row, Version};
 use super::pgoutput::{self, Message};
 use super::queue::Queue;
 use super::shape::{Definition, Shape};
-use super::table::Table;
-use crate::source::{Change, Session, SessionRule, SourceError};
+use super::table::{Place, Table};
+use crate::source::{Change, OnTruncate, Session, SessionRule, SourceError};
 
 /// The prefix of logical messages that say who is at work.
 const SESSION_PREFIX: &str = "syncline";
@@ -34,6 +34,13 @@ struct Transaction {
     rows: u32,
     session: Option<Session>,
     echo: bool,
+}
+
+impl Transaction {
+    /// Here.
+    const fn place(&self) -> Place {
+        Place { lsn: self.commit_lsn, rows: self.rows }
+    }
 }
 
 /// What a session message says.
@@ -91,7 +98,7 @@ impl Assembler {
     pub(super) fn shape_of(&self, table: &str) -> Option<Arc<Shape>> {
         let table = self.tables.values().find(|watched| &*watched.name == table)?;
         let known = self.shapes.get(&table.oid).cloned();
-        known.or_else(|| Shape::new(Arc::clone(table), self.definitions.get(&table.oid)?).ok().map(Arc::new))
+        known.or_else(|| Some(Arc::new(Shape::new(Arc::clone(table), self.definitions.get(&table.oid)?))))
     }
 
     /// Takes the next event in; its changes and marks go to the queue.
@@ -152,11 +159,7 @@ impl Assembler {
                 }
             }
             Message::Type => {}
-            Message::Truncate { relations } => {
-                for table in relations.iter().filter_map(|oid| self.tables.get(oid)) {
-                    tracing::warn!(table = &*table.name, "the table was truncated; its records stay in the targets");
-                }
-            }
+            Message::Truncate { relations } => self.truncate(&relations, queue)?,
             Message::Insert { relation, new } => {
                 let Some((shape, draft)) = self.begin_row(relation)? else { return Ok(()) };
                 let (key, after) = (shape.key(&new, None)?, shape.row(&new, None)?);
@@ -187,6 +190,24 @@ impl Assembler {
         Ok(())
     }
 
+    /// A table that was emptied at once: a pause, unless its shares do not mind or the targets were emptied too.
+    fn truncate(&self, relations: &[u32], queue: &mut Queue) -> Result<(), SourceError> {
+        let place = self.transaction.as_ref().map(Transaction::place);
+        let place = place.ok_or_else(|| protocol("a change outside of a transaction".to_owned()))?;
+        for table in relations.iter().filter_map(|oid| self.tables.get(oid)) {
+            match table.on_truncate {
+                OnTruncate::Ignore => {
+                    tracing::warn!(table = &*table.name, "the table was truncated; its records stay in the targets");
+                }
+                OnTruncate::Pause if table.emptied >= Some(place) => {
+                    tracing::info!(table = &*table.name, "going on after the table was truncated");
+                }
+                OnTruncate::Pause => queue.truncate(Arc::clone(&table.name), place),
+            }
+        }
+        Ok(())
+    }
+
     /// Counts a row message; `None` when its change is not reported.
     ///
     /// Every row message counts, of whatever table, and takes two ordinals, for the change of a key makes two changes:
@@ -199,18 +220,31 @@ impl Assembler {
         let ordinal = transaction.rows.checked_mul(2);
         let ordinal = ordinal.ok_or_else(|| protocol("a transaction of more than 2^31 changes".to_owned()))?;
         let (at, position, echo) = (transaction.at, transaction.commit_lsn, transaction.echo);
+        let place = transaction.place();
         let Some(table) = self.tables.get(&oid).filter(|_| !echo) else { return Ok(None) };
+        if table.emptied >= Some(place) {
+            return Ok(None);
+        }
         let shape = match self.shapes.get(&oid) {
             Some(shape) => Arc::clone(shape),
             None => {
                 let definition = self.definitions.get(&oid);
                 let definition =
                     definition.ok_or_else(|| protocol(format!("a change of {} before its definition", table.name)))?;
-                let shape = Arc::new(Shape::new(Arc::clone(table), definition)?);
+                let shape = Arc::new(Shape::new(Arc::clone(table), definition));
                 self.shapes.insert(oid, Arc::clone(&shape));
                 shape
             }
         };
+        if !shape.has_tables_key() {
+            if position < table.copied_to {
+                return Ok(None);
+            }
+            return Err(SourceError::Unfit {
+                problem: format!("the key of the table {} was another one when it was changed", table.name),
+                mend: "syncline source resume, or syncline source rebuild --whole".to_owned(),
+            });
+        }
         let table = Arc::clone(&shape.table.name);
         let draft = Draft { table, epoch: self.epoch, position, ordinal, at, origin: Arc::clone(&self.no_origin) };
         Ok(Some((shape, draft)))
@@ -263,9 +297,7 @@ mod tests {
 
     fn assembler() -> Assembler {
         let mut assembler = Assembler::new(1, None);
-        let (name, key) = ("item".into(), vec!["id".to_owned()]);
-        let table =
-            Table { name, oid: 7, sql_name: "public.item".to_owned(), partitioned: false, key, published: true };
+        let table = Table::plain("item", 7, &["id"], false);
         assembler.watch(vec![Arc::new(table)]);
         assembler
     }

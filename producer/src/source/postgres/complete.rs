@@ -105,7 +105,13 @@ impl Wanted {
             let mut rows = changes.iter().filter_map(|pending| pending.change.after.as_ref());
             rows.any(|row| row.get(name) == Some(Value::Unchanged))
         };
-        let places: Vec<_> = (0..shape.columns.len()).filter(|&at| shape.columns.name(at).is_some_and(lacks)).collect();
+        // A column that was dropped since cannot be read any more.
+        let there = |name: &str| shape.table.columns.iter().any(|(column, _)| column == name);
+        let wanted = |&at: &usize| shape.columns.name(at).is_some_and(|name| there(name) && lacks(name));
+        let places: Vec<_> = (0..shape.columns.len()).filter(wanted).collect();
+        if places.is_empty() {
+            return None;
+        }
         let columns = Columns::new(places.iter().filter_map(|&place| shape.columns.name(place)));
         let keys = changes.iter().map(|pending| key_tuple(&pending.change.key)).collect();
         Some(Self { shape, key, key_places, columns, places, keys })
@@ -128,11 +134,13 @@ impl Wanted {
             self.keys.join(", ")
         );
         let failed = |error: &tokio_postgres::Error| match error.code() {
-            // The table or a column was renamed or dropped since: what it held cannot be read any more.
-            Some(code) if matches!(code.code(), "42703" | "42P01") => {
-                tracing::warn!(table = &*table.name, "columns the stream left out cannot be read, they are gone");
+            // The table was dropped since: what it held cannot be read any more.
+            Some(code) if code.code() == "42P01" => {
+                tracing::warn!(table = &*table.name, "columns the stream left out cannot be read, the table is gone");
                 Ok(())
             }
+            // A column was dropped or renamed a moment ago: the next connection knows.
+            Some(code) if code.code() == "42703" => Err(settings.unreachable("a table's columns changed")),
             Some(_) | None => Err(settings.failed_reading("reading unsent columns", error)),
         };
         let mut rows = match sql.simple_query_raw(&query).await {

@@ -36,11 +36,12 @@ pub(super) struct Copy {
 }
 
 /// Takes a snapshot and begins to read; waits for the transactions that are open now.
-pub(super) async fn open(settings: Arc<Settings>, job: Job, epoch: u32) -> Result<Copy, SourceError> {
+pub(super) async fn open(settings: Arc<Settings>, mut job: Job, epoch: u32) -> Result<Copy, SourceError> {
     let doing = "beginning a copy";
     let table = Arc::clone(&job.table);
     let mut replication = settings.replication(0).await?;
     let (point, snapshot) = export_snapshot(&settings, &mut replication).await?;
+    job.copied_to = point.as_u64();
     let sql = settings.sql().await?;
     let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT";
     let begun = sql.batch_execute(&format!("{begin} {}", literal(&snapshot))).await;

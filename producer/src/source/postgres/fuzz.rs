@@ -78,14 +78,7 @@ fn rule() -> SessionRule {
 }
 
 fn tables() -> Vec<Arc<Table>> {
-    let table = |oid, partitioned| Table {
-        name: format!("item{oid}").into(),
-        oid,
-        sql_name: format!("public.item{oid}"),
-        partitioned,
-        key: vec!["id".to_owned()],
-        published: true,
-    };
+    let table = |oid, partitioned| Table::plain(&format!("item{oid}"), oid, &["id"], partitioned);
     vec![Arc::new(table(7, false)), Arc::new(table(8, true))]
 }
 

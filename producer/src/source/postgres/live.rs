@@ -19,6 +19,7 @@ use super::assemble::Assembler;
 use super::complete::{self, Found};
 use super::connect::{STATUS_INTERVAL, Settings};
 use super::copy::{self, Copy};
+use super::follow::{follow, stop_at};
 use super::queue::{Queue, Taken};
 use super::setup;
 use super::state::State;
@@ -148,7 +149,7 @@ pub(super) async fn connect(
 /// Looks for tables that appeared and for the end of the log.
 async fn look(settings: Arc<Settings>, sql: Arc<Client>) -> Result<Looked, SourceError> {
     let state = State::read(&settings, &sql).await?;
-    let (tables, jobs) = setup::follow(&settings, &sql, &state, false).await?;
+    let (tables, jobs) = follow(&settings, &sql, &state, false).await?;
     Ok(Looked { tables, jobs, log: look_at_log(&settings, &sql).await? })
 }
 
@@ -234,6 +235,9 @@ impl Live {
                 self.look()?;
                 self.hear_next().await?;
             }
+        }
+        if let Some((table, place)) = self.queue.truncated() {
+            return Err(stop_at(&self.settings, &self.sql, &table, place).await);
         }
         self.complete(limit).await?;
         let taken = self.queue.take(limit);
@@ -377,7 +381,9 @@ impl Live {
         self.look_at = Instant::now() + LOOK_INTERVAL;
         let Looked { tables, jobs, log } = looked?;
         // Every other copy is under way since the connection was made.
-        self.jobs.extend(jobs.into_iter().filter(|job| job.everyone && self.caught_up.insert(job.table.oid)));
+        let jobs: Vec<_> = jobs.into_iter().filter(|job| job.everyone).collect();
+        self.caught_up.retain(|oid| jobs.iter().any(|job| job.table.oid == *oid));
+        self.jobs.extend(jobs.into_iter().filter(|job| self.caught_up.insert(job.table.oid)));
         self.assembler.watch(tables);
         self.log_end = log.end;
         self.confirmed = self.confirmed.max(log.confirmed);

@@ -10,6 +10,7 @@ mod complete;
 mod config;
 mod connect;
 mod copy;
+mod follow;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod live;
@@ -114,6 +115,15 @@ impl PostgresSource {
     /// [`SourceError`]; nothing is different then, and the same again helps once its cause is mended.
     pub async fn rebuild(&self, whole: bool) -> Result<Version, SourceError> {
         repair::rebuild(&self.settings, &self.settings.sql().await?, whole).await
+    }
+
+    /// Lets a source go on that is paused since a table was truncated, made anew or given another key, once its old records
+    /// were removed from the targets; the names of those tables.
+    ///
+    /// # Errors
+    /// [`SourceError`]; the source stays paused.
+    pub async fn resume(&self) -> Result<Vec<Arc<str>>, SourceError> {
+        follow::resume(&self.settings, &self.settings.sql().await?).await
     }
 
     /// A role may be allowed to replicate and yet be shut out by `pg_hba.conf`.

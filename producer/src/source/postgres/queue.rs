@@ -3,8 +3,9 @@
 //! Everything a dropped [`poll`](crate::source::Source::poll) had read stays here for the next one.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use super::table::Job;
+use super::table::{Job, Place};
 use crate::source::{Change, PollLimit};
 
 /// A change on its way out.
@@ -31,6 +32,7 @@ enum Item {
     Change(Pending),
     Reached(u64),
     Copied(Job),
+    Truncated(Arc<str>, Place),
 }
 
 /// What one poll takes out of the queue.
@@ -74,6 +76,19 @@ impl Queue {
         }
     }
 
+    /// Ends what can be taken: a table was truncated here.
+    pub(super) fn truncate(&mut self, table: Arc<str>, place: Place) {
+        self.items.push_back(Item::Truncated(table, place));
+    }
+
+    /// The `TRUNCATE` that comes next.
+    pub(super) fn truncated(&self) -> Option<(Arc<str>, Place)> {
+        match self.items.front() {
+            Some(Item::Truncated(table, place)) => Some((Arc::clone(table), *place)),
+            Some(Item::Change(_) | Item::Reached(_) | Item::Copied(_)) | None => None,
+        }
+    }
+
     /// Marks that all rows of a copy were pushed.
     pub(super) fn end_copy(&mut self, job: Job) {
         self.items.push_back(Item::Copied(job));
@@ -104,7 +119,7 @@ impl Queue {
         let ahead = self.within(limit);
         self.items.iter_mut().take(ahead).filter_map(|item| match item {
             Item::Change(pending) if pending.is_incomplete() => Some(pending),
-            Item::Change(_) | Item::Reached(_) | Item::Copied(_) => None,
+            Item::Change(_) | Item::Reached(_) | Item::Copied(_) | Item::Truncated(..) => None,
         })
     }
 
@@ -125,7 +140,7 @@ impl Queue {
                 Some(Item::Change(pending)) => taken.changes.push(pending.change),
                 Some(Item::Reached(lsn)) => taken.reached = Some(lsn),
                 Some(Item::Copied(job)) => taken.copied.push(job),
-                None => break,
+                Some(Item::Truncated(..)) | None => break,
             }
         }
         self.measure();
@@ -137,6 +152,7 @@ impl Queue {
         let (mut changes, mut bytes) = (0_usize, 0_usize);
         let fits = |item: &&Item| match item {
             Item::Reached(_) | Item::Copied(_) => true,
+            Item::Truncated(..) => false,
             Item::Change(pending) => {
                 changes += 1;
                 bytes += pending.size();
@@ -150,7 +166,7 @@ impl Queue {
     fn measure(&mut self) {
         let pending = self.items.iter().filter_map(|item| match item {
             Item::Change(pending) => Some(pending.size()),
-            Item::Reached(_) | Item::Copied(_) => None,
+            Item::Reached(_) | Item::Copied(_) | Item::Truncated(..) => None,
         });
         (self.changes, self.bytes) = pending.fold((0, 0), |(changes, bytes), size| (changes + 1, bytes + size));
     }

@@ -8,17 +8,14 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use pgwire_replication::client::IdentifySystem;
 use tokio_postgres::Client;
-use tokio_postgres::error::SqlState;
 
 use super::Position;
 use super::connect::Settings;
-use super::state::{Epoch, Followed, State};
+use super::follow::follow;
+use super::state::{Epoch, State};
 use super::table::{Found, Job, Table, look_up};
 use super::values::identifier;
 use crate::source::{Checked, SourceError};
-
-/// How long the stream is held up at most to add a table to the publication.
-const LOCK_PATIENCE: &str = "2s";
 
 /// A database that is ready to be read.
 pub(super) struct Prepared {
@@ -251,87 +248,4 @@ async fn ensure_publication(settings: &Settings, sql: &Client, state: &State) ->
         Publication::Ready => return Ok(()),
     };
     sql.batch_execute(&statement).await.map_err(|error| settings.failed("preparing the publication", &error))
-}
-
-/// Looks all watched tables up, puts those that appeared into the publication, and says what is to be copied.
-///
-/// A table that was awaited, or made anew or left out since it was followed last, is copied for everyone: the rows
-/// written before the publication had it are in no stream. The first call of a connection logs missing tables again.
-pub(super) async fn follow(
-    settings: &Settings,
-    sql: &Client,
-    state: &State,
-    first: bool,
-) -> Result<(Vec<Arc<Table>>, Vec<Job>), SourceError> {
-    let found = look_up(settings, sql).await?;
-    let (mut tables, mut jobs) = (Vec::new(), Vec::new());
-    for (watched, found) in settings.tables.iter().zip(found) {
-        let name = &watched.table;
-        let mut followed = state.followed(name);
-        let awaited = Followed { oid: None };
-        let table = match found {
-            Found::Unfit(problem) => return Err(problem),
-            Found::Missing => {
-                if first || followed != Some(awaited) {
-                    tracing::warn!(
-                        source = settings.source,
-                        table = &**name,
-                        "the table does not exist, waiting for it"
-                    );
-                }
-                if followed != Some(awaited) {
-                    State::put_followed(settings, sql, name, awaited).await?;
-                }
-                continue;
-            }
-            Found::Fit(table) => Arc::new(table),
-        };
-        if !table.published {
-            // Made anew, or taken out of the publication by hand. Remembered first, so that its copy is not forgotten.
-            if followed.is_some_and(|followed| followed.oid.is_some()) {
-                State::put_followed(settings, sql, name, awaited).await?;
-                followed = Some(awaited);
-            }
-            if !publish(settings, sql, &table).await? {
-                State::put_followed(settings, sql, name, awaited).await?;
-                continue;
-            }
-        }
-        if followed.is_none() {
-            State::put_followed(settings, sql, name, Followed { oid: Some(table.oid) }).await?;
-        }
-        let everyone = followed.is_some_and(|followed| followed.oid != Some(table.oid));
-        let copied = |share: &&Arc<str>| state.is_copied(name, share);
-        let shares: Vec<_> = watched.copy_for.iter().filter(|share| everyone || !copied(share)).cloned().collect();
-        if everyone || !shares.is_empty() {
-            jobs.push(Job { table: Arc::clone(&table), shares, everyone });
-        }
-        tables.push(table);
-    }
-    Ok((tables, jobs))
-}
-
-/// Adds a table to the publication; `false` when it is locked (by a vacuum, say), to be tried again later rather than
-/// hold up all other tables.
-async fn publish(settings: &Settings, sql: &Client, table: &Table) -> Result<bool, SourceError> {
-    let doing = "adding a table to the publication";
-    let publication = identifier(&settings.publication);
-    // Both statements are one transaction, so the patience ends with it.
-    let statement = format!(
-        "SET LOCAL lock_timeout = '{LOCK_PATIENCE}'; ALTER PUBLICATION {publication} ADD TABLE {}",
-        table.own_rows()
-    );
-    let added = sql.batch_execute(&statement).await;
-    let name = &*table.name;
-    match added {
-        Ok(()) => {
-            tracing::info!(source = settings.source, table = name, "the table is in the publication");
-            Ok(true)
-        }
-        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
-            tracing::warn!(source = settings.source, table = name, "the table is locked, waiting for it");
-            Ok(false)
-        }
-        Err(error) => Err(settings.failed(doing, &error)),
-    }
 }

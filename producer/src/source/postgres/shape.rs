@@ -23,6 +23,8 @@ pub(super) struct Definition {
 pub(super) struct Shape {
     /// The table.
     pub(super) table: Arc<Table>,
+    /// How many of the columns the stream sends.
+    sent: usize,
     /// All columns.
     pub(super) columns: Columns,
     /// The kind of each column.
@@ -53,8 +55,8 @@ impl Old<'_> {
 
 impl Shape {
     /// The key is the one the stream marks, which is the one the table had then; where it marks none or all columns, the
-    /// one in the catalog.
-    pub(super) fn new(table: Arc<Table>, definition: &Definition) -> Result<Self, SourceError> {
+    /// one in the catalog. Columns that shares name and the table got since follow those the stream sends, as ones still to be read.
+    pub(super) fn new(table: Arc<Table>, definition: &Definition) -> Self {
         let marked = match definition.identity {
             Identity::Default => true,
             Identity::Index => !table.partitioned,
@@ -67,13 +69,24 @@ impl Shape {
         };
         if key_places.is_empty() {
             let places = table.key.iter().map(|name| definition.columns.position(name)).collect::<Option<Vec<_>>>();
-            key_places = places.ok_or_else(|| SourceError::Protocol {
-                problem: format!("a change of {} lacks its key columns", table.name),
-            })?;
+            key_places = places.unwrap_or_default();
         }
-        let columns = definition.columns.clone();
+        let sent = &definition.columns;
+        let named = |name: &str| table.named.iter().any(|named| **named == *name);
+        let added = table.columns.iter().filter(|(name, _)| named(name) && sent.position(name).is_none());
+        let added: Vec<_> = added.collect();
+        let columns = match added.as_slice() {
+            [] => sent.clone(),
+            added => Columns::new(sent.iter().chain(added.iter().map(|(name, _)| name.as_str()))),
+        };
+        let kinds = definition.kinds.iter().copied().chain(added.iter().map(|(_, oid)| Kind::of(*oid))).collect();
         let key = Columns::new(key_places.iter().filter_map(|&place| columns.name(place)));
-        Ok(Self { table, columns, kinds: definition.kinds.clone(), key, key_places })
+        Self { table, sent: sent.len(), columns, kinds, key, key_places }
+    }
+
+    /// Whether records are known by the key the table has now.
+    pub(super) fn has_tables_key(&self) -> bool {
+        self.key.iter().eq(self.table.key.iter().map(String::as_str))
     }
 
     /// The key columns of a row. A key stored apart that the change left alone stands in the old row.
@@ -94,7 +107,7 @@ impl Shape {
     /// All columns of a row; what the change left alone and the server did not send comes from the old row where that
     /// has it.
     pub(super) fn row(&self, cells: &[Cell<'_>], old: Option<&Old<'_>>) -> Result<Row, SourceError> {
-        if cells.len() != self.columns.len() {
+        if cells.len() != self.sent {
             return Err(self.misfit());
         }
         let text = |cell: &Cell<'_>| if let Cell::Text(text) = cell { text.len() } else { 0 };
@@ -102,6 +115,9 @@ impl Shape {
         for place in 0..cells.len() {
             let (cell, kind) = self.cell(place, cells, old)?;
             push(&mut row, cell, kind).ok_or_else(|| self.misfit())?;
+        }
+        for _ in self.sent..self.columns.len() {
+            row.push(Value::Unchanged);
         }
         Ok(row.finish())
     }

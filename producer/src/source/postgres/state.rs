@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
 use super::connect::Settings;
-use super::table::Job;
+use super::table::{Job, Place, Table};
 use crate::source::{SourceError, WatchedTable};
 
 /// Creates what an application and this source need in the database. The lock lets two sources start at once.
@@ -36,9 +36,41 @@ pub(super) struct Epoch {
 }
 
 /// A watched table as it was last followed; no oid while it is awaited.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(default)]
 pub(super) struct Followed {
     pub(super) oid: Option<u32>,
+    /// The key its records were sent under.
+    pub(super) key: Vec<String>,
+    /// The place of the log its last copy for everyone is of.
+    pub(super) copied_to: u64,
+    /// Whether it was not there when last looked for.
+    pub(super) missing: bool,
+}
+
+impl Followed {
+    pub(super) fn of(table: &Table) -> Self {
+        Self { oid: Some(table.oid), key: table.key.clone(), copied_to: 0, missing: false }
+    }
+
+    /// Why this table's records are others than those that were sent.
+    pub(super) fn differs(&self, table: &Table) -> Option<String> {
+        let (oid, name) = (self.oid?, &table.name);
+        if oid != table.oid {
+            return Some(format!("the table {name} was dropped and made anew"));
+        }
+        let keys = || (self.key.join(", "), table.key.join(", "));
+        (self.key != table.key)
+            .then(keys)
+            .map(|(old, new)| format!("the key of the table {name} was ({old}), it is ({new})"))
+    }
+}
+
+/// A `TRUNCATE` the source came to, and whether somebody let it pass.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub(super) struct Truncated {
+    pub(super) place: Place,
+    pub(super) passed: bool,
 }
 
 /// The slot that was made for this source.
@@ -92,6 +124,10 @@ impl State {
         self.get(&table_key(table))
     }
 
+    pub(super) fn truncated(&self, table: &str) -> Option<Truncated> {
+        self.get(&truncated_key(table))
+    }
+
     pub(super) fn is_copied(&self, table: &str, share: &str) -> bool {
         self.rows.contains_key(&copy_key(table, share))
     }
@@ -125,9 +161,18 @@ impl State {
         settings: &Settings,
         sql: &Client,
         table: &str,
-        followed: Followed,
+        followed: &Followed,
     ) -> Result<(), SourceError> {
-        put(settings, sql, &table_key(table), &followed).await
+        put(settings, sql, &table_key(table), followed).await
+    }
+
+    pub(super) async fn put_truncated(
+        settings: &Settings,
+        sql: &Client,
+        table: &str,
+        truncated: &Truncated,
+    ) -> Result<(), SourceError> {
+        put(settings, sql, &truncated_key(table), truncated).await
     }
 
     /// Forgets the slot and every copy, and awaits every followed table again, in a new epoch: all at once, or not at all.
@@ -136,8 +181,9 @@ impl State {
             begun AS (UPDATE syncline.state SET value = jsonb_set(value, '{epoch}', to_jsonb($2::int8))
                        WHERE source = $1 AND key = 'epoch'),
             awaited AS (UPDATE syncline.state SET value = $3::text::jsonb WHERE source = $1 AND key LIKE 'table:%')
-            DELETE FROM syncline.state WHERE source = $1 AND (key = 'slot' OR key LIKE 'copied:%')";
-        let awaited = serde_json::to_string(&Followed { oid: None }).unwrap_or_default();
+            DELETE FROM syncline.state
+             WHERE source = $1 AND (key = 'slot' OR key LIKE 'copied:%' OR key LIKE 'truncated:%')";
+        let awaited = serde_json::to_string(&Followed::default()).unwrap_or_default();
         let written = sql.execute(statement, &[&settings.source, &i64::from(epoch), &awaited]).await;
         written.map(drop).map_err(|error| settings.failed("writing the state", &error))
     }
@@ -146,11 +192,11 @@ impl State {
     pub(super) async fn forget_others(settings: &Settings, sql: &Client) -> Result<(), SourceError> {
         let of_table = |watched: &WatchedTable| {
             let copies = watched.copy_for.iter().map(|share| copy_key(&watched.table, share));
-            copies.chain([table_key(&watched.table)]).collect::<Vec<_>>()
+            copies.chain([table_key(&watched.table), truncated_key(&watched.table)]).collect::<Vec<_>>()
         };
         let wanted: Vec<_> = settings.tables.iter().flat_map(of_table).collect();
         let statement = "DELETE FROM syncline.state
-            WHERE source = $1 AND (key LIKE 'table:%' OR key LIKE 'copied:%') AND key <> ALL ($2)";
+            WHERE source = $1 AND key ~ '^(table|copied|truncated):' AND key <> ALL ($2)";
         let forgotten = sql.execute(statement, &[&settings.source, &wanted]).await;
         forgotten.map(drop).map_err(|error| settings.failed("writing the state", &error))
     }
@@ -162,7 +208,8 @@ impl State {
             put(settings, sql, &copy_key(&table.name, share), &true).await?;
         }
         if job.everyone {
-            Self::put_followed(settings, sql, &table.name, Followed { oid: Some(table.oid) }).await?;
+            let followed = Followed { copied_to: job.copied_to, ..Followed::of(table) };
+            Self::put_followed(settings, sql, &table.name, &followed).await?;
         }
         Ok(())
     }
@@ -170,6 +217,10 @@ impl State {
 
 fn table_key(table: &str) -> String {
     format!("table:{table}")
+}
+
+fn truncated_key(table: &str) -> String {
+    format!("truncated:{table}")
 }
 
 fn copy_key(table: &str, share: &str) -> String {

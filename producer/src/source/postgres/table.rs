@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tokio_postgres::{Client, Row as SqlRow};
 
 use super::connect::Settings;
 use super::values::identifier;
-use crate::source::SourceError;
+use crate::source::{OnTruncate, SourceError, WatchedTable};
 
 /// A watched table that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +22,25 @@ pub(super) struct Table {
     pub(super) partitioned: bool,
     /// The key columns, in the order of the table's columns.
     pub(super) key: Vec<String>,
+    /// The columns the publication carries, each with the oid of its type.
+    pub(super) columns: Vec<(String, u32)>,
+    /// The columns shares name.
+    pub(super) named: Vec<Arc<str>>,
     /// Whether the publication has it.
     pub(super) published: bool,
+    /// What to do when all its records are gone at once.
+    pub(super) on_truncate: OnTruncate,
+    /// The last `TRUNCATE` the targets have followed by hand; what came before it is gone there too.
+    pub(super) emptied: Option<Place>,
+    /// Changes before this place of the log are in a copy, should they not fit the table as it is now.
+    pub(super) copied_to: u64,
+}
+
+/// Where in the log something stands: the commit of its transaction, and the row messages before it in there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Place {
+    pub(super) lsn: u64,
+    pub(super) rows: u32,
 }
 
 /// Rows that are to be copied, and for whom.
@@ -34,6 +52,8 @@ pub(super) struct Job {
     pub(super) shares: Vec<Arc<str>>,
     /// Whether every share gets the rows: the table appeared after the start, so its first rows are in no stream.
     pub(super) everyone: bool,
+    /// The place of the log the copied rows are of, once that is known.
+    pub(super) copied_to: u64,
 }
 
 /// A watched table's entry in the catalog.
@@ -58,11 +78,18 @@ const LOOK_UP: &str = "
                AND a.attrelid = c.oid AND a.attnum = k.attnum),
            (SELECT min(l.oid::regclass::text) FROM pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid
              WHERE c.relkind = 'p' AND t.isleaf AND l.relreplident IN ('n', 'i')),
-           EXISTS (SELECT FROM pg_publication p LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid
-                    WHERE p.pubname = $2 AND (p.puballtables OR r.oid IS NOT NULL))
+           coalesce(p.puballtables OR r.oid IS NOT NULL, false),
+           a.names, a.types
       FROM unnest($1::text[]) WITH ORDINALITY AS w (name, place)
       LEFT JOIN pg_class c ON c.oid = to_regclass(w.name)
       LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
+      LEFT JOIN pg_publication p ON p.pubname = $2
+      LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid
+      LEFT JOIN LATERAL (
+           SELECT array_agg(attname::text ORDER BY attnum) AS names, array_agg(atttypid ORDER BY attnum) AS types
+             FROM pg_attribute
+            WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+              AND (r.prattrs IS NULL OR attnum = ANY (r.prattrs::int2[]))) a ON true
      ORDER BY w.place";
 
 /// Looks all watched tables up, in their order.
@@ -73,7 +100,7 @@ pub(super) async fn look_up(settings: &Settings, sql: &Client) -> Result<Vec<Fou
     let rows = rows.map_err(|error| settings.failed("looking for the tables", &error))?;
     let mut found = Vec::with_capacity(rows.len());
     for (watched, row) in settings.tables.iter().zip(&rows) {
-        let entry = judge(&watched.table, row);
+        let entry = judge(watched, row);
         let twin = found.iter().find_map(|earlier| match (earlier, &entry) {
             (Found::Fit(earlier), Found::Fit(table)) if earlier.oid == table.oid => Some(earlier.name.clone()),
             (Found::Fit(_) | Found::Missing | Found::Unfit(_), _) => None,
@@ -90,7 +117,8 @@ pub(super) async fn look_up(settings: &Settings, sql: &Client) -> Result<Vec<Fou
 }
 
 /// Decides whether a table's changes can be captured.
-fn judge(name: &Arc<str>, row: &SqlRow) -> Found {
+fn judge(watched: &WatchedTable, row: &SqlRow) -> Found {
+    let name = &watched.table;
     let Some(oid) = row.get::<_, Option<u32>>(0) else { return Found::Missing };
     let (sql_name, kind): (String, String) = (row.get(1), row.get(2));
     let unfit = |problem: String, mend: String| Found::Unfit(SourceError::Unfit { problem, mend });
@@ -116,10 +144,46 @@ fn judge(name: &Arc<str>, row: &SqlRow) -> Found {
         let mend = format!("ALTER TABLE {partition} REPLICA IDENTITY DEFAULT");
         return unfit(format!("the partition {partition} of {name} is not identified by its primary key"), mend);
     }
-    Found::Fit(Table { name: Arc::clone(name), oid, sql_name, partitioned, key, published: row.get(7) })
+    let (names, types): (Option<Vec<String>>, Option<Vec<u32>>) = (row.get(8), row.get(9));
+    let columns: Vec<_> = names.into_iter().flatten().zip(types.into_iter().flatten()).collect();
+    if let Some(missing) = watched.columns.iter().find(|named| !columns.iter().any(|(name, _)| **name == ***named)) {
+        let mend = format!("ALTER TABLE {sql_name} ADD COLUMN {} <its type>, or mend the share", identifier(missing));
+        return unfit(format!("the table {name} has no column {missing}, which a share of it names"), mend);
+    }
+    Found::Fit(Table {
+        name: Arc::clone(name),
+        oid,
+        sql_name,
+        partitioned,
+        key,
+        columns,
+        named: watched.columns.clone(),
+        published: row.get(7),
+        on_truncate: watched.on_truncate,
+        emptied: None,
+        copied_to: 0,
+    })
 }
 
 impl Table {
+    /// A table as the decoder knows it, without a server.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn plain(name: &str, oid: u32, key: &[&str], partitioned: bool) -> Self {
+        Self {
+            name: name.into(),
+            oid,
+            sql_name: name.to_owned(),
+            partitioned,
+            key: key.iter().map(|&column| column.to_owned()).collect(),
+            columns: Vec::new(),
+            named: Vec::new(),
+            published: true,
+            on_truncate: OnTruncate::Ignore,
+            emptied: None,
+            copied_to: 0,
+        }
+    }
+
     /// How a query names the table's own rows: with partitions, without tables that inherit from it.
     pub(super) fn own_rows(&self) -> String {
         format!("{}{}", if self.partitioned { "" } else { "ONLY " }, self.sql_name)

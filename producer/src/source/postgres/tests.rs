@@ -8,10 +8,11 @@ use tokio_postgres::{Client, NoTls};
 
 use super::{PostgresSource, PostgresSourceConfig};
 use crate::source::contract::{self, LIMIT, Stand, read, summary};
-use crate::source::{Change, PollLimit, Session, SessionRule, Source as _, SourceError, WatchedTable};
+use crate::source::{Change, OnTruncate, PollLimit, Session, SessionRule, Source as _, SourceError, WatchedTable};
 
 mod changes;
 mod copies;
+mod definitions;
 mod lifecycle;
 
 /// A database that is dropped with its slots at the end.
@@ -79,8 +80,16 @@ impl Database {
         let watched = tables.iter().map(|(table, copy_for)| WatchedTable {
             table: (*table).into(),
             copy_for: copy_for.iter().map(|share| (*share).into()).collect(),
+            ..WatchedTable::default()
         });
         PostgresSource::new("desk", config, watched.collect())
+    }
+
+    /// A source of the table `item` alone, with what its shares say of it.
+    fn source_of_item(&self, columns: &[&str], on_truncate: OnTruncate) -> PostgresSource {
+        let columns = columns.iter().map(|column| (*column).into()).collect();
+        let item = WatchedTable { table: "item".into(), copy_for: Vec::new(), columns, on_truncate };
+        PostgresSource::new("desk", self.config(), vec![item])
     }
 
     /// A source that has connected: what is written from now on is in its stream.

@@ -92,6 +92,7 @@ fn watch(watched: &[(&str, &[&str])]) -> Vec<WatchedTable> {
     let table = |(table, copy_for): &(&str, &[&str])| WatchedTable {
         table: (*table).into(),
         copy_for: copy_for.iter().map(|share| (*share).into()).collect(),
+        ..WatchedTable::default()
     };
     watched.iter().map(table).collect()
 }

@@ -158,7 +158,8 @@ async fn a_table_created_after_the_start_comes_with_its_first_rows() {
 async fn a_table_made_anew_comes_with_its_first_rows() {
     let database = Database::new().await;
     database.run("CREATE TABLE item (id int PRIMARY KEY, n int)").await;
-    let mut source = database.connected(&[("item", &[])]).await;
+    let mut source = database.source_of_item(&[], OnTruncate::Ignore);
+    settle(&mut source).await;
     database
         .run("DROP TABLE item; CREATE TABLE item (id bigint PRIMARY KEY, n int); INSERT INTO item VALUES (1, 0)")
         .await;
