@@ -1,5 +1,6 @@
 //! Connecting to PostgreSQL, the same way for sources and targets.
 
+use std::error::Error as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr as _;
@@ -13,7 +14,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::class::Class;
 use crate::config::{FieldProblem, Secret};
-use crate::tls::{TlsConfig, TlsError};
+use crate::tls::{self, TlsConfig, TlsError};
 
 /// The prefix of the logical message a target writes at the start of each of its transactions, so that a source of the
 /// same database does not share them again. It costs no replication origin, of which a server has only a few.
@@ -56,17 +57,32 @@ pub enum ConnectError {
     /// The certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The server is there, and no verified connection to it can be had.
+    #[error("tls with the server failed: {problem}")]
+    Handshake {
+        /// What is wrong, and what mends it.
+        problem: String,
+    },
     /// The server does not answer, or refuses.
     #[error("no connection")]
     Connect(#[source] tokio_postgres::Error),
 }
 
 impl ConnectError {
+    fn of(error: tokio_postgres::Error) -> Self {
+        let offers_none = error.source().is_some_and(|cause| cause.to_string() == "server does not support TLS");
+        let no_tls = "it offers none; turn ssl on there, or write sslmode=disable for a plain connection";
+        match tls::handshake_fault(&error).or_else(|| offers_none.then(|| no_tls.to_owned())) {
+            Some(problem) => Self::Handshake { problem },
+            None => Self::Connect(error),
+        }
+    }
+
     /// A server that is starting, full or away is transient; refused credentials and bad settings are systemic.
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Self::Url | Self::Password(_) | Self::Tls(_) => Class::Systemic,
+            Self::Url | Self::Password(_) | Self::Tls(_) | Self::Handshake { .. } => Class::Systemic,
             Self::Connect(error) => match error.code().map(tokio_postgres::error::SqlState::code) {
                 // Class 28: invalid authorization; 3D000: no such database; 42501: no privilege.
                 Some(code) if code.starts_with("28") || code == "3D000" || code == "42501" => Class::Systemic,
@@ -161,13 +177,13 @@ impl PostgresAddress {
         config.application_name(application_name);
         match tls {
             None => {
-                let (client, connection) = config.connect(NoTls).await.map_err(ConnectError::Connect)?;
+                let (client, connection) = config.connect(NoTls).await.map_err(ConnectError::of)?;
                 drive(connection);
                 Ok(client)
             }
             Some(tls) => {
                 let tls = MakeRustlsConnect::new(tls);
-                let (client, connection) = config.connect(tls).await.map_err(ConnectError::Connect)?;
+                let (client, connection) = config.connect(tls).await.map_err(ConnectError::of)?;
                 drive(connection);
                 Ok(client)
             }

@@ -1,12 +1,17 @@
 //! TLS for clients: one crypto provider (ring), verification always on.
 
+use std::error::Error as StdError;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
 use serde::Deserialize;
+use tempfile::NamedTempFile;
 use thiserror::Error;
 
 use crate::config::FieldProblem;
@@ -37,6 +42,9 @@ pub enum TlsError {
     /// The system has no trusted authorities.
     #[error("this system has no trusted certificate authorities; set ca_file")]
     NoAuthorities,
+    /// The system's authorities cannot be handed over in a file.
+    #[error("the system's authorities cannot be written to a temporary file; set ca_file")]
+    Temporary(#[source] std::io::Error),
     /// The certificate and key do not fit together, or only one of them is given.
     #[error("the client certificate cannot be used: {problem}")]
     Client {
@@ -89,7 +97,7 @@ impl TlsConfig {
                 }
             }
             None => {
-                let (added, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+                let (added, _) = roots.add_parsable_certificates(system_authorities()?);
                 if added == 0 {
                     return Err(TlsError::NoAuthorities);
                 }
@@ -109,6 +117,85 @@ impl TlsConfig {
             (Some(_), None) | (None, Some(_)) => Err(client("cert_file and key_file belong together".to_owned())),
         }
     }
+}
+
+/// The authorities to trust as a PEM file, for a client that takes no other form.
+#[derive(Debug)]
+pub enum AuthoritiesFile {
+    /// The one that is configured.
+    Configured(PathBuf),
+    /// The system's, in a file that is removed when this is dropped.
+    System(NamedTempFile),
+}
+
+impl AuthoritiesFile {
+    /// Where the file is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Configured(path) => path,
+            Self::System(file) => file.path(),
+        }
+    }
+}
+
+impl TlsConfig {
+    /// The authorities [`TlsConfig::client`] trusts, as a file.
+    ///
+    /// # Errors
+    /// [`TlsError`]; systemic.
+    pub fn authorities_file(&self) -> Result<AuthoritiesFile, TlsError> {
+        if let Some(path) = &self.ca_file {
+            return Ok(AuthoritiesFile::Configured(path.clone()));
+        }
+        let mut pem = String::new();
+        for certificate in system_authorities()? {
+            let base64 = STANDARD.encode(certificate);
+            pem.push_str(&format!("-----BEGIN CERTIFICATE-----\n{base64}\n-----END CERTIFICATE-----\n"));
+        }
+        let mut file = NamedTempFile::new().map_err(TlsError::Temporary)?;
+        file.write_all(pem.as_bytes()).map_err(TlsError::Temporary)?;
+        Ok(AuthoritiesFile::System(file))
+    }
+}
+
+/// What a handshake that failed means; `None` when it says nothing, as a connection that broke does.
+#[must_use]
+pub fn handshake_fault(error: &(dyn StdError + 'static)) -> Option<String> {
+    let fault = rustls_fault(error)?;
+    // An authority of the same name and another key shows as a bad signature.
+    let untrusted =
+        [CertificateError::UnknownIssuer, CertificateError::BadSignature].map(rustls::Error::InvalidCertificate);
+    let hint = if untrusted.contains(fault) {
+        "its authority is not trusted: set ca_file of tls"
+    } else if matches!(fault, rustls::Error::InvalidCertificate(_)) {
+        "mend the server's certificate, or the host in the url"
+    } else if matches!(fault, rustls::Error::AlertReceived(_)) {
+        "the server refuses: look at its log, and at cert_file of tls"
+    } else {
+        "the two ends have no form of tls in common"
+    };
+    Some(format!("{fault}; {hint}"))
+}
+
+/// The error of rustls among the causes; an I/O error hides what it wraps from `source`.
+fn rustls_fault<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e rustls::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let wrapped = wrapped.map(|wrapped| -> &(dyn StdError + 'static) { wrapped });
+        let fault = [Some(error), wrapped].into_iter().flatten().find_map(|error| error.downcast_ref());
+        if fault.is_some() {
+            return fault;
+        }
+        next = error.source();
+    }
+    None
+}
+
+fn system_authorities() -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found = rustls_native_certs::load_native_certs().certs;
+    if found.is_empty() { Err(TlsError::NoAuthorities) } else { Ok(found) }
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

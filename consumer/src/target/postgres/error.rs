@@ -21,11 +21,21 @@ pub(super) struct Doing<'a> {
 /// A connection that could not be made.
 pub(super) fn connecting(address: &str, error: ConnectError) -> ApplyError {
     match error {
+        // No record is at hand yet, so the server may speak for itself: what it says tells a password from a certificate.
+        ConnectError::Connect(cause) if cause.code().is_some_and(|code| code.code().starts_with("28")) => {
+            let message = cause.as_db_error().map(DbError::message).unwrap_or_default();
+            ApplyError::Unfit {
+                problem: format!("the target at {address} refuses the login: {message}"),
+                mend: "the target's url, password and tls settings, and the server's pg_hba.conf".to_owned(),
+            }
+        }
         ConnectError::Connect(cause) => Doing { address, table: "", columns: &[] }.failed(cause),
-        ConnectError::Url | ConnectError::Password(_) | ConnectError::Tls(_) => ApplyError::Unfit {
-            problem: format!("the target at {address} cannot be connected to: {error}"),
-            mend: "the target's url, password_file or tls settings".to_owned(),
-        },
+        ConnectError::Url | ConnectError::Password(_) | ConnectError::Tls(_) | ConnectError::Handshake { .. } => {
+            ApplyError::Unfit {
+                problem: format!("the target at {address} cannot be connected to: {error}"),
+                mend: "the target's url, password_file or tls settings".to_owned(),
+            }
+        }
     }
 }
 
@@ -77,7 +87,6 @@ impl Doing<'_> {
         let Self { address, table, .. } = self;
         let (problem, mend) = match code {
             "25006" => ("is read-only", "a target that takes writes, or `default_transaction_read_only = off`"),
-            "28000" | "28P01" => ("refuses the login", "the target's url and password, and the server's pg_hba.conf"),
             "3D000" => ("does not have the database", "the database's name in the target's url, or CREATE DATABASE"),
             "3F000" => ("does not have the table's schema", "CREATE SCHEMA"),
             "42501" => (

@@ -31,7 +31,7 @@ pub struct PostgresSourceConfig {
     /// File of the password, read anew on every connection. Default: none.
     #[serde(default)]
     pub password_file: Option<PathBuf>,
-    /// Certificates. Without `ca_file` the replication connection trusts Mozilla's authorities, all others the system's.
+    /// Certificates.
     #[serde(default)]
     pub tls: TlsConfig,
     /// The replication slot, made at the first start; lowercase letters, digits and `_`. Default: `syncline_<source>`.

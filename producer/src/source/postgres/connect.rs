@@ -1,12 +1,12 @@
 //! Both kinds of connection to the server, and what their failures mean.
 
-use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pgwire_replication::{Lsn, PgWireError, ReplicationClient, ReplicationConfig, TlsConfig as WireTls};
 use syncline_shared::class::Class;
 use syncline_shared::postgres::{ConnectError, ConnectPlan, PostgresAddress};
+use syncline_shared::tls::AuthoritiesFile;
 use tokio::time::timeout;
 use tokio_postgres::Client;
 use tokio_postgres::config::Host;
@@ -45,6 +45,8 @@ pub(super) struct Settings {
     pub(super) publication: String,
     /// The tables the shares want.
     pub(super) tables: Vec<WatchedTable>,
+    /// What the latest replication connection trusts; its library reads it at some time while it connects.
+    authorities: Mutex<Option<AuthoritiesFile>>,
 }
 
 impl Settings {
@@ -56,6 +58,7 @@ impl Settings {
             publication: config.publication_name(source),
             config,
             tables,
+            authorities: Mutex::new(None),
         }
     }
 
@@ -103,7 +106,7 @@ impl Settings {
             .map_err(|_| self.refused("the password is not UTF-8".to_owned()))?;
         let database = config.get_dbname().unwrap_or(user);
         let options: Vec<_> = SESSION_SETTINGS.iter().map(|(name, value)| format!("-c {name}={value}")).collect();
-        let wire_tls = if tls.is_some() { self.wire_tls(name) } else { WireTls::disabled() };
+        let wire_tls = if tls.is_some() { self.wire_tls(name)? } else { WireTls::disabled() };
         // The server takes a list of names, which it folds to lowercase unless quoted.
         let publication = identifier(&self.publication);
         Ok(ReplicationConfig::new(host, user, password, database, &self.slot, publication)
@@ -117,17 +120,19 @@ impl Settings {
             .with_application_name(APPLICATION_NAME))
     }
 
-    fn wire_tls(&self, name: Option<String>) -> WireTls {
+    /// The same certificates and the same verification as for SQL: an IP address too is held against the certificate.
+    fn wire_tls(&self, name: Option<String>) -> Result<WireTls, SourceError> {
         let files = &self.address.tls;
-        let mut tls = WireTls::verify_full(files.ca_file.clone());
-        // An IP address is no name to verify.
-        if let Some(name) = name.filter(|name| name.parse::<IpAddr>().is_err()) {
+        let authorities = files.authorities_file().map_err(|error| self.unconnected(error.into()))?;
+        let mut tls = WireTls::verify_full(Some(authorities.path().to_owned()));
+        *self.authorities.lock().unwrap_or_else(PoisonError::into_inner) = Some(authorities);
+        if let Some(name) = name {
             tls = tls.with_sni_hostname(name);
         }
-        match (&files.cert_file, &files.key_file) {
+        Ok(match (&files.cert_file, &files.key_file) {
             (Some(cert), Some(key)) => tls.with_client_cert(cert, key),
             (None | Some(_), None) | (None, Some(_)) => tls,
-        }
+        })
     }
 
     /// A connection that could not be made.
