@@ -77,6 +77,18 @@ impl Message {
     pub fn share(&self) -> Option<&str> {
         self.text("share").ok()
     }
+
+    /// The table this message says its records are of.
+    #[must_use]
+    pub fn table(&self) -> Option<&str> {
+        self.text("table").ok()
+    }
+
+    /// The id of the key this message says it is sealed with.
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        self.text("key").ok()
+    }
 }
 
 /// How the plaintext is packed before it is encrypted.

@@ -48,6 +48,7 @@ macro_rules! contract_tests {
             a_second_consumer_stands_by_and_takes_over
             a_dead_letter_is_listed_as_it_was_parked
             a_discarded_dead_letter_is_gone_and_the_others_stay
+            a_replaced_dead_letter_is_another_one_of_the_same_id
             a_replayed_dead_letter_arrives_at_its_partition_as_it_was
             declaring_again_changes_nothing
             another_number_of_partitions_is_refused
@@ -353,6 +354,19 @@ pub(super) async fn a_replayed_dead_letter_arrives_at_its_partition_as_it_was<B:
         assert_eq!(*delivery.message(), letter.to_replay());
         delivery.ack().await.expect("an ack");
     }
+}
+
+pub(super) async fn a_replaced_dead_letter_is_another_one_of_the_same_id<B: Broker>(bench: Bench<B>) {
+    let letters = parked(&bench.broker, 3).await;
+    let mut other = letters[1].clone();
+    other.message.body = b"sealed again".to_vec();
+    let ids = [other.id().to_owned(), letters[2].id().to_owned()];
+    let settle = bench.broker.settle_dead_letters(QUEUE, &ids, Settlement::Replace(vec![other.clone()]));
+    assert_eq!(within(settle).await.expect("a settlement"), 1);
+    let mut left = listed(&bench.broker).await;
+    // Brokers that cannot write in place put it behind the others.
+    left.sort_by_key(|letter| letters.iter().position(|old| old.id() == letter.id()));
+    assert_eq!(left, [letters[0].clone(), other, letters[2].clone()]);
 }
 
 pub(super) async fn declaring_again_changes_nothing<B: Broker>(bench: Bench<B>) {

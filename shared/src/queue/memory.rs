@@ -198,10 +198,18 @@ impl Broker for MemoryBroker {
                 index += 1;
                 continue;
             }
-            if settlement == Settlement::Replay {
-                state.store(queue, &letter.routing_key, letter.to_replay()).map_err(QueueError::Replay)?;
+            match &settlement {
+                Settlement::Replay => {
+                    state.store(queue, &letter.routing_key, letter.to_replay()).map_err(QueueError::Replay)?;
+                    state.queue(queue)?.dead.remove(index);
+                }
+                Settlement::Discard => _ = state.queue(queue)?.dead.remove(index),
+                Settlement::Replace(_) => {
+                    index += 1;
+                    let Some(letter) = settlement.replacement(letter.id()) else { continue };
+                    state.queue(queue)?.dead.splice(index - 1..index, [letter.to_message()]);
+                }
             }
-            state.queue(queue)?.dead.remove(index);
             settled += 1;
         }
         drop(state);

@@ -73,9 +73,9 @@ pub trait Broker: Clone + Send + Sync + 'static {
         limit: usize,
     ) -> impl Future<Output = Result<Vec<DeadLetter>, QueueError>> + Send;
 
-    /// Takes the dead letters with these ids out of the queue: published again to their partition, or dropped.
+    /// Takes the dead letters with these ids out of the queue: published again to their partition, dropped, or replaced.
     ///
-    /// Replay is confirmed before the dead letter is removed, so a crash repeats it and never loses it. Returns how many
+    /// What is published is confirmed before the dead letter is removed, so a crash repeats it and never loses it. Returns how many
     /// were found and settled.
     ///
     /// # Errors
@@ -89,12 +89,24 @@ pub trait Broker: Clone + Send + Sync + 'static {
 }
 
 /// What becomes of a dead letter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settlement {
     /// Back to the partition it came from, as it was.
     Replay,
     /// Gone for good.
     Discard,
+    /// Another one of the same id in its place: the same letter sealed under another key. Ids without one are left alone.
+    Replace(Vec<DeadLetter>),
+}
+
+impl Settlement {
+    /// The letter that takes the place of the one with this id.
+    fn replacement(&self, id: &str) -> Option<&DeadLetter> {
+        match self {
+            Self::Replace(letters) => letters.iter().find(|letter| letter.id() == id),
+            Self::Replay | Self::Discard => None,
+        }
+    }
 }
 
 /// How a consumer attaches to a partition.

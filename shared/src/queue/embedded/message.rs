@@ -131,6 +131,21 @@ pub(super) fn discard(connection: &Connection, queue: &str, ids: &[String]) -> r
     ids.iter().map(|id| delete.execute([queue, id])).sum()
 }
 
+/// Puts letters in the place of those with the same ids; returns how many there were.
+pub(super) fn replace<'a>(
+    connection: &Connection,
+    queue: &str,
+    letters: impl Iterator<Item = &'a DeadLetter>,
+) -> rusqlite::Result<usize> {
+    let mut update = connection
+        .prepare_cached("UPDATE dead_letter SET properties = ?3, body = ?4 WHERE queue = ?1 AND message_id = ?2")?;
+    let mut replace = |letter: &DeadLetter| {
+        let stored = Stored::from(letter.to_message());
+        update.execute(params![queue, letter.id(), stored.properties, stored.body])
+    };
+    letters.map(&mut replace).sum()
+}
+
 /// Puts the dead letters with these ids back at the end of the partitions they came from, as they were and in the order
 /// they were parked; returns how many there were, or the routing key of one that names no partition of the queue.
 pub(super) fn replay(connection: &Connection, queue: &str, ids: &[String]) -> rusqlite::Result<Result<usize, String>> {

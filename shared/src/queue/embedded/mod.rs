@@ -222,6 +222,10 @@ impl Broker for Embedded {
             match settlement {
                 Settlement::Replay => message::replay(connection, &name, &ids).map(Some),
                 Settlement::Discard => message::discard(connection, &name, &ids).map(|settled| Some(Ok(settled))),
+                Settlement::Replace(letters) => {
+                    let chosen = letters.iter().filter(|letter| ids.iter().any(|id| id == letter.id()));
+                    message::replace(connection, &name, chosen).map(|settled| Some(Ok(settled)))
+                }
             }
         });
         settled.await?.ok_or_else(|| missing(queue))?.map_err(|routing_key| {

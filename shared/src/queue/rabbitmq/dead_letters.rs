@@ -17,7 +17,7 @@ use super::publisher::RabbitMqPublisher;
 use super::subscriber::consume;
 use super::topology::find;
 use super::{dead_queue, exchange, wire};
-use crate::queue::{DeadLetter, QueueError, Settlement, SubscribeOptions};
+use crate::queue::{DeadLetter, Publisher as _, QueueError, Settlement, SubscribeOptions};
 
 /// Bounds the memory of a call; what lies behind comes into reach once some of these are settled. Every call takes as
 /// many, however few it looks at.
@@ -99,7 +99,7 @@ pub(super) async fn settle(
 ) -> Result<usize, QueueError> {
     let ids: BTreeSet<&str> = ids.iter().map(String::as_str).collect();
     let mut publisher = match settlement {
-        Settlement::Replay => Some(RabbitMqPublisher::connect(Arc::clone(server)).await?),
+        Settlement::Replay | Settlement::Replace(_) => Some(RabbitMqPublisher::connect(Arc::clone(server)).await?),
         Settlement::Discard => None,
     };
     let mut letters = Letters::open(server, queue, usize::from(LOOK_AT_MAX)).await?;
@@ -108,8 +108,15 @@ pub(super) async fn settle(
         if !ids.contains(letter.id()) {
             continue;
         }
-        if let Some(publisher) = &mut publisher {
-            replay(publisher, queue, &letter).await?;
+        match (&mut publisher, settlement.replacement(letter.id())) {
+            (Some(publisher), Some(replacement)) => {
+                let parked = publisher.park(replacement).await.map_err(QueueError::Park)?;
+                parked.await.map_err(QueueError::Park)?;
+            }
+            (Some(publisher), None) if settlement == Settlement::Replay => replay(publisher, queue, &letter).await?,
+            // It is of none of the given ids.
+            (Some(_), None) => continue,
+            (None, _) => {}
         }
         let acked = acker.ack(BasicAckOptions { multiple: false }).await;
         if !acked.map_err(|error| server.error(queue, error))? {
