@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
+use jiff::{SignedDuration, Timestamp};
+use syncline_shared::queue::Reason;
 
 /// Keeps records in step between systems of record through sealed shared queues.
 #[derive(Debug, Parser)]
@@ -98,35 +100,98 @@ pub(crate) enum QueueCommand {
 /// What to do with dead letters.
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeadLetterCommand {
-    /// List messages that were set aside, with the reason
+    /// List messages that were set aside, oldest first, with the reason
     List {
-        /// Only this shared queue
-        #[arg(long, value_name = "NAME")]
-        queue: Option<String>,
+        /// Which of them
+        #[command(flatten)]
+        filter: Filter,
         /// At most this many per shared queue
         #[arg(long, default_value_t = 100, value_name = "N")]
         limit: usize,
     },
-    /// Open one with the configured keys and print its records
+    /// Show what is known of one
     Show {
         /// Its id, from the list
         id: String,
+        /// Open it with the configured keys and print its records
+        #[arg(long)]
+        open: bool,
     },
     /// Send messages to their partition again; the target's guard keeps older versions out
     Replay(Selection),
     /// Drop messages for good
-    Discard(Selection),
+    Discard {
+        /// Which of them
+        #[command(flatten)]
+        selection: Selection,
+        /// Drop all that were chosen by filter or --all, without asking first
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Seal messages again under another key, before theirs is retired
+    Reseal {
+        /// Which of them
+        #[command(flatten)]
+        selection: Selection,
+        /// Id of the key; default that of their share, where this configuration has it
+        #[arg(long, value_name = "KEY")]
+        key: Option<String>,
+    },
+    /// Set a message aside that holds up its partition; the consumer's log and /readyz name it
+    Park {
+        /// Its id
+        id: uuid::Uuid,
+    },
 }
 
-/// Which dead letters.
+/// Which dead letters, by what is known of them.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Filter {
+    /// Only of this shared queue
+    #[arg(long, value_name = "NAME")]
+    pub queue: Option<String>,
+    /// Only of this table
+    #[arg(long, value_name = "NAME")]
+    pub table: Option<String>,
+    /// Only of this share
+    #[arg(long, value_name = "NAME")]
+    pub share: Option<String>,
+    /// Only for this reason
+    #[arg(long, value_parser = reason)]
+    pub reason: Option<Reason>,
+    /// Only those set aside at this time or later: 2026-11-21T08:00:00Z, or 2h for two hours ago
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub since: Option<Timestamp>,
+    /// Only those set aside before this time
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub before: Option<Timestamp>,
+}
+
+/// Which dead letters: by their ids, by filters, or all.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+#[command(group(ArgGroup::new("which").required(true).multiple(true)
+    .args(["ids", "all", "queue", "table", "share", "reason", "since", "before"])))]
 pub(crate) struct Selection {
     /// Their ids, from the list
+    #[arg(conflicts_with_all = ["all", "queue", "table", "share", "reason", "since", "before"])]
     pub ids: Vec<String>,
     /// All of them
     #[arg(long)]
     pub all: bool,
+    /// Those that fit every filter
+    #[command(flatten)]
+    pub filter: Filter,
+}
+
+fn reason(word: &str) -> Result<Reason, String> {
+    let known = || Reason::ALL.map(Reason::as_str).join(", ");
+    word.parse().map_err(|()| format!("one of {}", known()))
+}
+
+fn time(text: &str) -> Result<Timestamp, String> {
+    let ago = || Timestamp::now().checked_sub(text.parse::<SignedDuration>().ok()?).ok();
+    let time = text.parse().ok().or_else(ago);
+    time.ok_or_else(|| "a time such as 2026-11-21T08:00:00Z, or how long ago: 30m, 2h, 3days".to_owned())
 }
 
 /// What to do with keys.

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::{Cli, Command, DeadLetterCommand, KeysCommand, QueueCommand, ShareCommand, SourceCommand};
+use crate::cli::{Cli, Command, KeysCommand, QueueCommand, ShareCommand, SourceCommand};
 use crate::config::{Env, Role};
 use crate::failure::Failure;
 
@@ -68,16 +68,7 @@ async fn run(cli: Cli, env: Env) -> Result<(), Failure> {
         }
         Command::Source(SourceCommand::Resume { name }) => source::resume(&path, &env, json, &name).await,
         Command::Queue(QueueCommand::Status) => queue::status(&path, &env, json).await,
-        Command::DeadLetter(DeadLetterCommand::List { queue, limit }) => {
-            dead_letter::list(&path, &env, json, queue.as_deref(), limit).await
-        }
-        Command::DeadLetter(DeadLetterCommand::Show { id }) => dead_letter::show(&path, &env, &id).await,
-        Command::DeadLetter(DeadLetterCommand::Replay(selection)) => {
-            dead_letter::settle(&path, &env, &selection, syncline_shared::queue::Settlement::Replay).await
-        }
-        Command::DeadLetter(DeadLetterCommand::Discard(selection)) => {
-            dead_letter::settle(&path, &env, &selection, syncline_shared::queue::Settlement::Discard).await
-        }
+        Command::DeadLetter(command) => Box::pin(dead_letter::run(&path, &env, json, command)).await,
         Command::Keys(KeysCommand::Generate { out }) => keys::generate(out.as_deref()),
     }
 }

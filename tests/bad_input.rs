@@ -162,7 +162,7 @@ async fn messages_that_are_broken_are_set_aside_and_the_rest_flows() {
         list.as_array().unwrap().iter().map(|letter| letter["reason"].as_str().unwrap()).collect();
     reasons.sort_unstable();
     assert_eq!(reasons, ["envelope", "envelope", "seal", "seal"]);
-    let discard = syncline(path.folder.path(), &["--config", config, "dead-letter", "discard", "--all"]);
+    let discard = syncline(path.folder.path(), &["--config", config, "dead-letter", "discard", "--all", "--yes"]);
     assert!(discard.status.success(), "{}", String::from_utf8_lossy(&discard.stderr));
     eventually("discarded", 0, async || path.vhost.ready("crm.dead")).await;
 }
@@ -183,7 +183,7 @@ async fn a_record_the_target_refuses_is_set_aside_alone_shown_and_replayed() {
     assert_eq!((list[0]["reason"].as_str(), list[0]["records"].as_i64()), (Some("target"), Some(1)), "{list}");
     assert!(!list.to_string().contains(MARKER), "{list}");
     let id = list[0]["id"].as_str().unwrap().to_owned();
-    let shown = run(&["dead-letter", "show", &id]);
+    let shown = run(&["dead-letter", "show", "--open", &id]);
     assert!(String::from_utf8_lossy(&shown.stdout).contains(MARKER), "{}", String::from_utf8_lossy(&shown.stderr));
     path.target.run("ALTER TABLE item ALTER note TYPE text").await;
     let replayed = run(&["dead-letter", "replay", &id]);
