@@ -173,8 +173,10 @@ impl<B: Broker, T: Target> Partition<B, T> {
                 if received.is_none() && group.is_empty() {
                     received = Some((&mut next).await?);
                 } else if received.is_none() {
-                    // Those that come meanwhile may tell what to do about the one that waits; a group of them is enough.
-                    let has_room = group.iter().map(Opened::bytes).sum::<usize>() < config.apply_bytes_max;
+                    // Those that come meanwhile may tell what to do about the one that waits. A group of opened ones is
+                    // enough; the others are held as they came, `prefetch` of them at most.
+                    let opened = group.iter().filter(|message| message.content.is_ok());
+                    let has_room = opened.map(Opened::bytes).sum::<usize>() < config.apply_bytes_max;
                     tokio::select! {
                         more = &mut next, if has_room => received = Some(more?),
                         waited = stop.or(backoff.wait()) => if waited.is_none() { return Ok(()) },

@@ -1,5 +1,9 @@
 //! The pipeline on a broker and a target in memory.
 
+mod dead_letters;
+mod keys;
+mod suspects;
+
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -127,7 +131,12 @@ impl Scene {
     }
 
     /// Runs the consumer until a condition holds, then shuts it down.
-    async fn run_until(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    async fn run_until(&self, what: &str, holds: impl AsyncFnMut() -> bool) {
+        self.run_on(&self.broker, what, holds).await;
+    }
+
+    /// The same on a broker of the caller's choice.
+    async fn run_on<B: Broker>(&self, broker: &B, what: &str, mut holds: impl AsyncFnMut() -> bool) {
         let mut tasks = TaskGroup::default();
         let keyring = self.keyring.clone();
         let load_keyring: LoadKeyring = Arc::new(move || keyring.lock().expect("no panic").clone());
@@ -141,7 +150,7 @@ impl Scene {
             metrics: &metrics,
             health: &self.health,
         };
-        consumer.start(&mut tasks, &self.broker, |_| self.target.clone());
+        consumer.start(&mut tasks, broker, |_| self.target.clone());
         let met = async {
             for _ in 0..10_000 {
                 if holds().await {
@@ -230,241 +239,6 @@ async fn one_bad_record_is_set_aside_alone_and_the_rest_flows() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_replayed_letter_that_fails_again_keeps_its_id_its_first_time_and_its_attempts() {
-    let scene = Scene::new().declared().await;
-    scene.target.refuse("INC2");
-    scene.publish("2026-11", "incident", Action::Insert, &[("INC1", 1), ("INC2", 2)]).await;
-    scene.run_until("set aside", async || scene.depth().await == 0).await;
-    let first = scene.dead().await.remove(0);
-    scene.replay(Reason::Target).await;
-    scene.run_until("set aside again", async || scene.depth().await == 0).await;
-    let dead = scene.dead().await;
-    let [again] = dead.as_slice() else { panic!("{dead:?}") };
-    assert_eq!((again.id(), again.first_at, again.attempts), (first.id(), first.first_at, 2));
-    assert_eq!((&again.message, &again.routing_key), (&first.message, &first.routing_key));
-}
-
-#[tokio::test(start_paused = true)]
-async fn parts_of_a_parked_record_wait_behind_it_and_are_released_in_order() {
-    let scene = Scene::new().declared().await;
-    scene.target.refuse("INC1");
-    // In one group and in a later one: the head is refused, its parts must not get past it.
-    scene.publish("2026-11", "incident", Action::Insert, &[("INC1", 1), ("INC2", 2)]).await;
-    scene.publish_part("INC1", 3, "three").await;
-    scene.publish_part("INC2", 4, "four").await;
-    scene.run_until("the first", async || scene.depth().await == 0).await;
-    scene.target.refuse_nothing();
-    scene.publish_part("INC1", 5, "five").await;
-    scene.run_until("the second", async || scene.depth().await == 0).await;
-    assert_eq!(scene.numbers(), ["INC2"]);
-    let dead = scene.dead().await;
-    let reasons: Vec<_> = dead.iter().map(|letter| (letter.reason, letter.behind.as_deref())).collect();
-    let head = dead[0].id();
-    assert_eq!(reasons, [(Reason::Target, None), (Reason::Waits, Some(head)), (Reason::Waits, Some(head))]);
-    // A part that is replayed before the head waits again.
-    scene.replay(Reason::Waits).await;
-    scene.run_until("still waiting", async || scene.depth().await == 0).await;
-    assert_eq!((scene.numbers().len(), scene.dead().await.len()), (1, 3));
-    scene.replay(Reason::Target).await;
-    scene.replay(Reason::Waits).await;
-    scene.run_until("released", async || scene.depth().await == 0).await;
-    let rows = scene.target.rows("incident");
-    let of = |name: &str| rows[0].get(name).cloned().flatten();
-    assert_eq!(
-        (of("number"), of("note"), of("subject")),
-        (Some("INC1".into()), Some(MARKER.into()), Some("five".into()))
-    );
-    assert!(scene.dead().await.is_empty());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_newer_whole_record_releases_its_parts() {
-    let scene = Scene::new().declared().await;
-    scene.target.refuse("INC1");
-    scene.publish("2026-11", "incident", Action::Insert, &[("INC1", 1)]).await;
-    scene.run_until("set aside", async || scene.depth().await == 0).await;
-    scene.target.refuse_nothing();
-    scene.publish("2026-11", "incident", Action::Update, &[("INC1", 2)]).await;
-    scene.publish_part("INC1", 3, "three").await;
-    scene.run_until("applied", async || scene.depth().await == 0).await;
-    assert_eq!(scene.target.rows("incident")[0].get("subject").cloned().flatten(), Some("three".to_owned()));
-    assert_eq!(scene.dead().await.len(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_record_that_another_one_cures_is_not_set_aside() {
-    let scene = Scene::new().declared().await;
-    scene.target.need("INC1", "INC3");
-    scene.publish("2026-11", "incident", Action::Insert, &[("INC1", 1), ("INC2", 2), ("INC3", 3)]).await;
-    scene.publish_part("INC1", 4, "four").await;
-    scene.run_until("applied", async || scene.depth().await == 0).await;
-    assert_eq!((scene.numbers(), scene.dead().await), (["INC1", "INC2", "INC3"].map(str::to_owned).to_vec(), vec![]));
-    assert_eq!(scene.target.rows("incident")[0].get("subject").cloned().flatten(), Some("four".to_owned()));
-
-    // One that none cures goes to the dead letters after some seconds, and what is behind it flows.
-    scene.target.need("INC5", "INC9");
-    let before = tokio::time::Instant::now();
-    scene.publish("2026-11", "incident", Action::Insert, &[("INC5", 5), ("INC6", 6)]).await;
-    scene.run_until("settled", async || scene.depth().await == 0).await;
-    assert!((3..30).contains(&before.elapsed().as_secs()), "{:?}", before.elapsed());
-    assert_eq!((scene.numbers().len(), scene.dead().await.len()), (4, 1));
-}
-
-#[tokio::test(start_paused = true)]
-async fn innocent_messages_that_came_again_and_again_are_applied() {
-    let scene = Scene::new().declared().await;
-    for number in 1..=5 {
-        scene.publish("2026-11", "incident", Action::Insert, &[(&format!("INC{number}"), number)]).await;
-    }
-    for _ in 0..10 {
-        scene.kill_a_consumer().await;
-    }
-    scene.run_until("applied", async || scene.depth().await == 0).await;
-    assert_eq!((scene.numbers().len(), scene.dead().await.len()), (5, 0));
-    // Each alone: nobody else is to blame if one of them ends the consumer.
-    assert_eq!(scene.target.calls(), 5);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_message_that_was_tried_alone_too_often_is_set_aside_closed() {
-    let scene = Scene::new().declared().await;
-    for number in 1..=3 {
-        scene.publish("2026-11", "incident", Action::Insert, &[(&format!("INC{number}"), number)]).await;
-    }
-    let options = SubscribeOptions { replica: "killed".to_owned(), prefetch: 100 };
-    let mut subscriber = scene.broker.subscriber("crm", 0, &options).await.expect("attached");
-    let first = subscriber.receive().await.expect("received").expect("a message");
-    let id = first.message().message_id.clone().expect("an id");
-    drop((first, subscriber));
-    let mut target = scene.target.clone();
-    target.set_tries("incident", &id, 3).await.expect("set");
-    scene.kill_a_consumer().await;
-    scene.run_until("settled", async || scene.depth().await == 0).await;
-    let dead = scene.dead().await;
-    assert_eq!(
-        dead.iter().map(|letter| (letter.reason, letter.id())).collect::<Vec<_>>(),
-        [(Reason::Crash, id.as_str())]
-    );
-    assert_eq!(scene.numbers(), ["INC2", "INC3"]);
-    // Once mended it is replayed as a new one.
-    assert_eq!(target.tries("incident", &id).await.expect("asked"), 0);
-    scene.replay(Reason::Crash).await;
-    scene.run_until("applied", async || scene.numbers().len() == 3).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_target_that_fails_during_a_try_does_not_count_as_one() {
-    let scene = Scene::new().declared().await;
-    scene.publish("2026-11", "incident", Action::Insert, &[("INC1", 1)]).await;
-    scene.kill_a_consumer().await;
-    scene.kill_a_consumer().await;
-    for _ in 0..20 {
-        scene.target.fail_next(ApplyError::Busy { address: "db".to_owned(), problem: "locked".to_owned() });
-    }
-    for _ in 0..5 {
-        let before = scene.target.calls();
-        scene.run_until("tried", async || scene.target.calls() > before + 1).await;
-    }
-    scene.run_until("applied", async || scene.depth().await == 0).await;
-    assert_eq!((scene.numbers().len(), scene.dead().await.len()), (1, 0));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_wrong_secret_drains_nothing_and_is_mended_without_a_restart() {
-    let scene = Scene::new().declared().await;
-    let wrong = || Key::derive("2026-11", Cipher::Aes256, b"another secret, as long as it has to be").expect("a key");
-    scene.keyring.lock().expect("no panic").insert(wrong());
-    let numbers: Vec<_> = (1..=30).map(|number| format!("INC{number:02}")).collect();
-    for (number, version) in numbers.iter().zip(1..) {
-        scene.publish("2026-11", "incident", Action::Insert, &[(number, version)]).await;
-    }
-    let paused = async || scene.paused().contains("no message sealed with key \"2026-11\" opens");
-    scene.run_until("paused", paused).await;
-    assert_eq!((scene.depth().await, scene.dead().await.len()), (30, 0));
-    let mended = Mutex::new(false);
-    let goes_on = async || {
-        if paused().await && !std::mem::replace(&mut *mended.lock().expect("no panic"), true) {
-            tokio::time::sleep(Duration::from_secs(60)).await;
-            scene.keyring.lock().expect("no panic").insert(key_for("2026-11"));
-        }
-        scene.depth().await == 0
-    };
-    scene.run_until("goes on by itself", goes_on).await;
-    assert_eq!((scene.numbers(), scene.dead().await.len()), (numbers, 0));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_secret_that_changes_in_mid_life_costs_one_dead_letter_and_pauses() {
-    let scene = Scene::new().declared().await;
-    scene.publish("2026-11", "incident", Action::Insert, &[("INC1", 1)]).await;
-    let changed = Key::derive("2026-11", Cipher::Aes256, b"another secret, as long as it has to be").expect("a key");
-    for version in 2..=9 {
-        let mut line = Vec::new();
-        let row = row(&format!("INC{version}"));
-        let key = row.select(Columns::new(["number"]), &[0]);
-        write_line(&mut line, &key, Version::new(1, version, 1), Timestamp::now(), Some(&row), false);
-        let sealed = seal(&Seal::Key(changed.clone()), route("incident", Action::Insert, 1), &line).expect("sealed");
-        let mut publisher = scene.broker.publisher().await.expect("a publisher");
-        publisher.publish("crm", &sealed).await.expect("published").await.expect("confirmed");
-    }
-    scene.run_until("paused", async || !scene.paused().is_empty()).await;
-    assert_eq!((scene.depth().await, scene.dead().await.len()), (7, 1));
-    scene.keyring.lock().expect("no panic").insert(changed);
-    scene.run_until("goes on", async || scene.depth().await == 0).await;
-    scene.replay(Reason::Seal).await;
-    scene.run_until("all", async || scene.numbers().len() == 9).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_forged_message_waits_no_longer_than_for_a_good_one_behind_it() {
-    let scene = Scene::new().declared().await;
-    for _ in 0..3 {
-        scene.inject(|message| message.body[20] ^= 1).await;
-    }
-    let published = Mutex::new(false);
-    let settled = async || {
-        if !scene.paused().is_empty() && !std::mem::replace(&mut *published.lock().expect("no panic"), true) {
-            assert_eq!((scene.depth().await, scene.dead().await.len()), (3, 0));
-            scene.publish("2026-11", "incident", Action::Update, &[("INC1", 1)]).await;
-        }
-        scene.depth().await == 0
-    };
-    scene.run_until("settled", settled).await;
-    assert_eq!((scene.numbers().len(), scene.dead().await.len()), (1, 3));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_good_message_that_came_again_and_again_proves_its_key_too() {
-    let scene = Scene::new().declared().await;
-    scene.inject(|message| message.body[20] ^= 1).await;
-    scene.publish("2026-11", "incident", Action::Update, &[("INC1", 1)]).await;
-    for _ in 0..3 {
-        scene.kill_a_consumer().await;
-    }
-    scene.run_until("settled", async || scene.depth().await == 0).await;
-    assert_eq!((scene.numbers().len(), scene.dead().await.len()), (1, 1));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_message_that_holds_up_its_partition_is_set_aside_by_hand() {
-    let scene = Scene::new().declared().await;
-    scene.publish("2027-01", "incident", Action::Insert, &[("INC1", 1)]).await;
-    scene.publish("2026-11", "incident", Action::Insert, &[("INC2", 2)]).await;
-    let settled = async || {
-        let why = scene.paused();
-        if let Some((_, id)) = why.split_once("syncline dead-letter park ") {
-            scene.target.clone().set_tries("incident", id, crate::target::TRIES_PARKED).await.expect("set");
-        }
-        scene.depth().await == 0
-    };
-    scene.run_until("settled", settled).await;
-    assert_eq!(scene.numbers(), ["INC2"]);
-    let dead = scene.dead().await;
-    assert_eq!(dead.iter().map(|letter| letter.reason).collect::<Vec<_>>(), [Reason::Seal]);
-    assert!(scene.health.paused().is_empty());
-}
-
-#[tokio::test(start_paused = true)]
 async fn messages_that_never_open_are_set_aside_with_their_reason() {
     let scene = Scene::new().declared().await;
     scene.inject(|message| message.body[20] ^= 1).await;
@@ -477,16 +251,6 @@ async fn messages_that_never_open_are_set_aside_with_their_reason() {
     assert_eq!(scene.numbers(), ["INC1"]);
     let reasons: Vec<_> = scene.dead().await.into_iter().map(|letter| letter.reason).collect();
     assert_eq!(reasons, [Reason::Seal, Reason::Seal, Reason::Envelope, Reason::Envelope, Reason::Content]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_batch_too_long_when_opened_is_set_aside() {
-    let mut scene = Scene::new().declared().await;
-    scene.config.plain_bytes_max = 1024;
-    let many: Vec<_> = (1..100).map(|version| ("INC1", version)).collect();
-    scene.publish("2026-11", "incident", Action::Update, &many).await;
-    scene.run_until("settled", async || scene.depth().await == 0).await;
-    assert_eq!(scene.dead().await.first().map(|letter| letter.reason), Some(Reason::Content));
 }
 
 #[tokio::test(start_paused = true)]
@@ -510,66 +274,6 @@ async fn a_group_ends_with_the_message_that_reaches_its_bound_of_records_or_byte
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unknown_key_pauses_the_partition_and_drains_nothing_until_it_is_known() {
-    let scene = Scene::new().declared().await;
-    scene.publish("2026-11", "incident", Action::Insert, &[("INC1", 1)]).await;
-    scene.publish("2027-01", "incident", Action::Insert, &[("INC2", 2)]).await;
-    scene.publish("2026-11", "incident", Action::Insert, &[("INC3", 3)]).await;
-    let paused = async || scene.health.paused().values().any(|reason| reason.contains("2027-01"));
-    scene.run_until("paused", paused).await;
-    assert_eq!((scene.numbers(), scene.depth().await), (vec!["INC1".to_owned()], 2));
-
-    let goes_on = async || {
-        if scene.health.paused().values().any(|reason| reason.contains("2027-01")) {
-            scene.keyring.lock().expect("no panic").insert(key_for("2027-01"));
-        }
-        scene.depth().await == 0
-    };
-    scene.run_until("goes on by itself", goes_on).await;
-    assert_eq!(scene.numbers(), ["INC1", "INC2", "INC3"]);
-    assert!(scene.dead().await.is_empty() && scene.health.paused().is_empty());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_record_refused_after_its_key_was_taken_away_is_set_aside_with_its_batch() {
-    let scene = Scene::new().declared().await;
-    scene.target.refuse("INC3");
-    scene.publish("2027-01", "incident", Action::Insert, &[("INC1", 1)]).await;
-    scene.publish("2026-11", "incident", Action::Insert, &[("INC2", 2), ("INC3", 3)]).await;
-    let settled = async || {
-        if scene.health.paused().values().any(|reason| reason.contains("2027-01")) {
-            let mut others = Keyring::default();
-            others.insert(key_for("2027-01"));
-            *scene.keyring.lock().expect("no panic") = others;
-        }
-        scene.depth().await == 0
-    };
-    scene.run_until("settled", settled).await;
-    assert_eq!(scene.numbers(), ["INC1", "INC2"]);
-    let dead: Vec<_> = scene.dead().await.iter().map(|letter| (letter.reason, letter.message.records())).collect();
-    assert_eq!(dead, [(Reason::Target, 2)]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_key_that_was_added_in_time_pauses_nothing() {
-    let scene = Scene::new().declared().await;
-    scene.publish("2026-11", "incident", Action::Insert, &[("INC1", 1)]).await;
-    let (mut rotated, mut paused) = (false, false);
-    scene
-        .run_until("both applied", async || {
-            if !rotated && scene.numbers() == ["INC1"] {
-                rotated = true;
-                scene.keyring.lock().expect("no panic").insert(key_for("2027-01"));
-                scene.publish("2027-01", "incident", Action::Insert, &[("INC2", 2)]).await;
-            }
-            paused |= !scene.health.paused().is_empty();
-            scene.numbers() == ["INC1", "INC2"]
-        })
-        .await;
-    assert!(!paused, "a rotation by the book is no fault");
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_target_out_of_reach_or_unfit_is_waited_for() {
     let scene = Scene::new().declared().await;
     let cause = || Box::new(std::io::Error::other("connection refused"));
@@ -581,18 +285,6 @@ async fn a_target_out_of_reach_or_unfit_is_waited_for() {
     scene.run_until("applied", async || scene.depth().await == 0).await;
     assert_eq!((scene.numbers(), scene.target.calls()), (vec!["INC1".to_owned()], 3));
     assert!(scene.dead().await.is_empty());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_table_nobody_subscribed_to_is_set_aside_or_skipped_as_configured() {
-    let mut scene = Scene::new().declared().await;
-    scene.publish("2026-11", "problem", Action::Insert, &[("PRB1", 1)]).await;
-    scene.run_until("set aside", async || scene.depth().await == 0).await;
-    assert_eq!(scene.dead().await.iter().map(|letter| letter.reason).collect::<Vec<_>>(), [Reason::Unsubscribed]);
-    scene.config.unlisted = crate::config::Unlisted::Skip;
-    scene.publish("2026-11", "problem", Action::Insert, &[("PRB2", 2)]).await;
-    scene.run_until("skipped", async || scene.depth().await == 0).await;
-    assert_eq!(scene.dead().await.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -625,36 +317,4 @@ async fn a_shutdown_during_a_pause_applies_nothing_that_was_gathered_behind_it()
         })
         .await;
     assert_eq!((scene.numbers().len(), scene.depth().await), (0, 2));
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_rest_of_a_record_too_large_to_send_is_not_applied() {
-    let scene = Scene::new().declared().await;
-    let mut line = Vec::new();
-    let key = row("INC1").select(Columns::new(["number"]), &[0]);
-    write_line(&mut line, &key, Version::new(1, 1, 1), Timestamp::now(), None, true);
-    let envelope = seal(&Seal::Key(key_for("2026-11")), route("incident", Action::Update, 1), &line).expect("sealed");
-    let mut publisher = scene.broker.publisher().await.expect("a publisher");
-    publisher.publish("crm", &envelope).await.expect("published").await.expect("confirmed");
-    scene.run_until("set aside", async || scene.depth().await == 0).await;
-    assert_eq!(
-        (scene.numbers().len(), scene.dead().await.first().map(|letter| letter.reason)),
-        (0, Some(Reason::Content))
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_batch_that_is_not_sealed_is_not_applied_unless_accepted() {
-    let mut scene = Scene::new().declared().await;
-    let mut line = Vec::new();
-    let row = row("INC1");
-    write_line(&mut line, &row, Version::new(1, 1, 1), Timestamp::now(), Some(&row), false);
-    let envelope = seal(&Seal::Plain, route("incident", Action::Insert, 1), &line).expect("sealed");
-    let mut publisher = scene.broker.publisher().await.expect("a publisher");
-    publisher.publish("crm", &envelope).await.expect("published").await.expect("confirmed");
-    scene.run_until("paused", async || !scene.health.paused().is_empty()).await;
-    assert_eq!((scene.numbers().len(), scene.depth().await), (0, 1));
-    scene.config.accept_unsealed = true;
-    scene.run_until("applied", async || scene.depth().await == 0).await;
-    assert_eq!(scene.numbers(), ["INC1"]);
 }
