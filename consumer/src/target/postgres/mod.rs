@@ -17,7 +17,7 @@ mod sql;
 
 pub use config::PostgresTargetConfig;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::session::Session;
 use super::{Applied, ApplyError, Batch, Parked, TableMap, Target};
@@ -27,7 +27,13 @@ pub struct PostgresTarget {
     config: PostgresTargetConfig,
     writer: String,
     session: Option<Session>,
+    /// When a session was made anew because a record was refused.
+    relearned: Option<Instant>,
 }
+
+/// A session that was made anew because a record was refused is believed this long about the next ones: the search for
+/// bad records in a group meets many refusals, and each connection costs more than they do.
+const BELIEVED: Duration = Duration::from_secs(10);
 
 impl PostgresTarget {
     /// Makes a target that connects when it is first used.
@@ -36,7 +42,7 @@ impl PostgresTarget {
     /// writer wait for each other, so that a replica that lost its partition cannot write beside the one that has it.
     #[must_use]
     pub fn new(config: PostgresTargetConfig, writer: impl Into<String>) -> Self {
-        Self { config, writer: writer.into(), session: None }
+        Self { config, writer: writer.into(), session: None, relearned: None }
     }
 
     /// Applies through the session there is; once more through a new one if what the old one knew of the tables may
@@ -44,7 +50,13 @@ impl PostgresTarget {
     async fn attempt(&mut self, batches: &[Batch<'_>]) -> Result<Applied, ApplyError> {
         if let Some(mut session) = self.session.take() {
             match session.apply(batches).await {
-                Err(ApplyError::Unfit { .. } | ApplyError::Record { .. }) => {}
+                Err(refused @ ApplyError::Record { .. }) => {
+                    if self.relearned.is_some_and(|at| at.elapsed() < BELIEVED) {
+                        return self.keep(session, Err(refused));
+                    }
+                    self.relearned = Some(Instant::now());
+                }
+                Err(ApplyError::Unfit { .. }) => {}
                 result @ (Ok(_) | Err(ApplyError::Unreachable { .. } | ApplyError::Busy { .. })) => {
                     return self.keep(session, result);
                 }
