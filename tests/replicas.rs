@@ -125,8 +125,8 @@ async fn partitions_spread_over_replicas_and_move_within_five_seconds_of_a_join_
     assert!(two.stop().success());
 }
 
-/// A second producer takes over well within this time.
-const TAKE_OVER: Duration = Duration::from_secs(5);
+/// A second producer takes over within this time; waits that grow would be longer by then.
+const TAKE_OVER: Duration = Duration::from_secs(4);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_producer_waits_and_takes_over_a_postgresql_source_when_the_first_is_killed() {
@@ -137,7 +137,7 @@ async fn a_second_producer_waits_and_takes_over_a_postgresql_source_when_the_fir
     let mut second = path.producer();
     stands_by(&second).await;
     // However long it has waited, it looks often.
-    eventually("looks", true, async || second.metric("syncline_producer_reconnects_total", "") >= 6.0).await;
+    eventually("looks", true, async || second.metric("syncline_producer_reconnects_total", "") >= 8.0).await;
     path.source.run("INSERT INTO item SELECT n, 0 FROM generate_series(1, 100) n").await;
     path.in_step("by the first", "SELECT * FROM item", "SELECT id, n FROM item").await;
     assert_eq!(second.metric("syncline_producer_changes_total", ""), 0.0);
