@@ -137,3 +137,27 @@ async fn a_message_without_a_confirm_is_sent_again() {
     path.in_step("after", ALL, ALL).await;
     ready(&producer).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_larger_than_the_broker_itself_takes_is_set_aside_and_the_rest_flows() {
+    let server = PrivateServer::rabbitmq().with(&["max_message_size = 20000"]);
+    server.start();
+    let vhost = Vhost::create_on(&server.url, &server.api);
+    let queue = rabbitmq(&vhost.url);
+    let path = Path::create_on(Folder::create(), vhost, &queue, ITEM, ITEM, &stream_only(), "").await;
+    let (producer, _consumer) = (path.producer(), path.consumer());
+    path.streaming().await;
+    let noise = "(SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 50) WHERE n > 0)";
+    let large = "(SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 5000))";
+    path.source
+        .run(&format!(
+            "INSERT INTO item SELECT n, {noise} FROM generate_series(1, 300) n; UPDATE item SET note = {large} WHERE id = 77; \
+             UPDATE item SET note = 'after' WHERE id = 78"
+        ))
+        .await;
+    eventually("set aside", 1, async || path.vhost.ready("crm.dead")).await;
+    path.in_step("the others", "SELECT id, note FROM item WHERE id <> 77", "SELECT id, note FROM item WHERE id <> 77")
+        .await;
+    ready(&producer).await;
+    assert!(producer.log().contains("too large to send"), "{}", producer.log());
+}

@@ -15,3 +15,4 @@ pub mod publish;
 mod replay;
 pub mod share;
 pub mod source;
+mod split;

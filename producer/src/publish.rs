@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 
 use crate::batch::Ticket;
 use crate::metrics::{Metrics, ShareMetrics};
+use crate::split::{reopen, smaller};
 
 /// Sealing fails only while the system has no random bytes or no memory to give.
 const SEAL_RETRY: Duration = Duration::from_secs(1);
@@ -89,11 +90,48 @@ pub(crate) struct Job {
 /// A batch on its way through the window.
 struct Item {
     queue: Arc<str>,
+    seal: Seal,
     envelope: Envelope,
     tickets: Vec<Ticket>,
     metrics: ShareMetrics,
     oversize: Option<String>,
     plain_bytes: usize,
+}
+
+impl Item {
+    /// Seals a batch. CPU-bound.
+    fn seal(job: Job) -> Self {
+        let plain_bytes = job.ndjson.len();
+        let envelope = loop {
+            match seal(&job.seal, job.route.clone(), &job.ndjson) {
+                Ok(envelope) => break envelope,
+                Err(error) => {
+                    tracing::error!(%error, "a batch cannot be sealed, trying again");
+                    std::thread::sleep(SEAL_RETRY);
+                }
+            }
+        };
+        job.metrics.sealed_bytes.inc_by(envelope.body_len() as u64);
+        let Job { queue, seal, tickets, metrics, oversize, .. } = job;
+        Self { queue, seal, envelope, tickets, metrics, oversize, plain_bytes }
+    }
+
+    /// Smaller ones in its place, where the broker takes no more than `bytes_max`; itself when there are none. CPU-bound.
+    fn smaller(self, bytes: usize, bytes_max: usize) -> Result<Vec<Self>, Box<Self>> {
+        let job = reopen(&self.seal, &self.envelope, self.plain_bytes).and_then(|ndjson| {
+            let job = Job {
+                queue: self.queue.clone(),
+                seal: self.seal.clone(),
+                route: self.envelope.route().clone(),
+                ndjson,
+                tickets: self.tickets.clone(),
+                metrics: self.metrics.clone(),
+                oversize: self.oversize.clone(),
+            };
+            smaller(job, bytes, bytes_max)
+        });
+        job.map(|jobs| jobs.into_iter().map(Self::seal).collect()).ok_or_else(|| Box::new(self))
+    }
 }
 
 struct InFlight {
@@ -219,20 +257,7 @@ impl<B: Broker> Window<B> {
     fn start(&mut self, job: Job) {
         let plain_bytes = job.ndjson.len();
         self.bytes += plain_bytes;
-        self.sealing.push_back(tokio::task::spawn_blocking(move || {
-            let envelope = loop {
-                match seal(&job.seal, job.route.clone(), &job.ndjson) {
-                    Ok(envelope) => break envelope,
-                    Err(error) => {
-                        tracing::error!(%error, "a batch cannot be sealed, trying again");
-                        std::thread::sleep(SEAL_RETRY);
-                    }
-                }
-            };
-            job.metrics.sealed_bytes.inc_by(envelope.body_len() as u64);
-            let Job { queue, tickets, metrics, oversize, .. } = job;
-            Item { queue, envelope, tickets, metrics, oversize, plain_bytes }
-        }));
+        self.sealing.push_back(tokio::task::spawn_blocking(move || Item::seal(job)));
     }
 
     /// Hands what is sealed to the broker, in order, as far as it takes it.
@@ -267,11 +292,28 @@ impl<B: Broker> Window<B> {
                     self.part.pause(blocked.class(), &blocked);
                     self.held = true;
                 }
+                Err(PublishError::TooLarge { bytes, bytes_max }) => self.make_smaller(bytes, bytes_max).await?,
                 Err(error) => return Err(error),
             }
             self.metrics.in_flight.set(i64::try_from(self.in_flight.len()).unwrap_or(i64::MAX));
         }
         Ok(())
+    }
+
+    /// Splits the batch that is to be sent next, or sets its one record aside.
+    async fn make_smaller(&mut self, bytes: usize, bytes_max: usize) -> Result<(), PublishError> {
+        let Some(item) = self.unsent.pop_front() else { return Ok(()) };
+        self.bytes = self.bytes.saturating_sub(item.plain_bytes);
+        let split = unwind(tokio::task::spawn_blocking(move || item.smaller(bytes, bytes_max)).await);
+        let (items, made) = match split {
+            Ok(items) => (items, Ok(())),
+            Err(same) => (vec![*same], Err(PublishError::TooLarge { bytes, bytes_max })),
+        };
+        for item in items.into_iter().rev() {
+            self.bytes += item.plain_bytes;
+            self.unsent.push_front(item);
+        }
+        made
     }
 
     /// Follows what the broker says about taking messages.
@@ -368,8 +410,13 @@ async fn next_sealed(sealing: &mut VecDeque<JoinHandle<Item>>) -> Item {
     let Some(first) = sealing.front_mut() else { return pending().await };
     let sealed = first.await;
     sealing.pop_front();
-    match sealed {
-        Ok(sealed) => sealed,
+    unwind(sealed)
+}
+
+/// A panic of a blocking task is one of whoever waits for it.
+fn unwind<T>(done: Result<T, tokio::task::JoinError>) -> T {
+    match done {
+        Ok(done) => done,
         Err(failed) => std::panic::resume_unwind(failed.into_panic()),
     }
 }

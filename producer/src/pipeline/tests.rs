@@ -1,7 +1,7 @@
 //! The pipeline from a source to a broker in memory, with faults.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ struct Flaky {
     sent: Arc<AtomicU32>,
     /// What comes after the script.
     held: Arc<Mutex<Option<watch::Receiver<bool>>>>,
+    /// What publishers take at most, if it is bounded.
+    bytes_max: Arc<AtomicUsize>,
     /// Whether partition 1 takes nothing.
     full: Arc<AtomicBool>,
 }
@@ -98,6 +100,10 @@ impl Broker for Flaky {
 impl Publisher for FlakyPublisher {
     async fn publish(&mut self, queue: &str, envelope: &Envelope) -> Result<Confirm, PublishError> {
         self.broker.sent.fetch_add(1, Ordering::Relaxed);
+        let (bytes, bytes_max) = (envelope.body_len(), self.broker.bytes_max.load(Ordering::Relaxed));
+        if bytes_max > 0 && bytes > bytes_max {
+            return Err(PublishError::TooLarge { bytes, bytes_max });
+        }
         if envelope.route().partition == 1 && self.broker.full.load(Ordering::Relaxed) {
             return Ok(Confirm::new(async {
                 // Meanwhile the rest of the window is sent.
@@ -338,6 +344,31 @@ async fn a_record_too_large_is_set_aside_without_its_values_and_the_position_mov
         dead[0].error.contains("table incident, key id")
             && !String::from_utf8_lossy(&dead[0].message.body).contains("4711")
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_the_broker_finds_too_large_is_split_until_the_record_to_blame_is_alone() {
+    let mut scene = Scene::new();
+    scene.config.batch.batch_records_max = 50;
+    scene.broker.bytes_max.store(1024, Ordering::Relaxed);
+    // What does not compress.
+    let noise = |seed: u64, bytes: u64| -> String {
+        let mix = |step: u64| {
+            (seed << 32 | step).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31).wrapping_mul(0x94d0_49bb_1331_11eb)
+        };
+        (0..bytes).map(|step| char::from(b'0' + u8::try_from(mix(step) >> 32 & 63).expect("six bits"))).collect()
+    };
+    let text = |key: u64| if key == 20 { format!("4711-secret-value{}", noise(key, 4000)) } else { noise(key, 100) };
+    scene.source.push((1..=60).map(|key| change(key, 2 * key, &text(key))));
+    scene.run_until("committed", async || scene.source.committed() == 60).await;
+    let arrived = last_of_each(&scene.arrived().await);
+    assert_eq!((arrived.len(), arrived.contains_key("20")), (59, false));
+    let dead = scene.broker.dead_letters("crm", 10).await.expect("a list");
+    assert_eq!(dead.iter().map(|letter| letter.reason).collect::<Vec<_>>(), [Reason::Oversize]);
+    assert!(dead[0].error.contains("table incident, key id") && dead[0].error.contains("at most 1024"));
+    assert!(!String::from_utf8_lossy(&dead[0].message.body).contains("4711"));
+    let share = scene.metrics.share("incidents");
+    assert_eq!((share.confirmed(Action::Update).get(), share.dead_letters.get()), (59, 1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! Connecting to a server, and what its errors mean.
 
 use std::ops::Deref;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::FutureExt as _;
@@ -13,7 +14,7 @@ use tokio::time::timeout;
 
 use super::RabbitmqConfig;
 use crate::config::Secret;
-use crate::queue::QueueError;
+use crate::queue::{PublishError, QueueError};
 
 /// A server that does not answer within this time is out of reach.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,6 +32,8 @@ pub(super) struct Server {
     /// `None` when the configured url is no address.
     uri: Option<AMQPUri>,
     address: String,
+    /// Upper bound of a message's body: the configured one, until the broker says that it takes less.
+    bytes_max: AtomicUsize,
     shared: Mutex<Option<Connection>>,
 }
 
@@ -41,7 +44,8 @@ impl Server {
             || "an invalid url".to_owned(),
             |uri| format!("{}:{}, virtual host {:?}", uri.authority.host, uri.authority.port, uri.vhost),
         );
-        Self { config, uri, address, shared: Mutex::default() }
+        let bytes_max = AtomicUsize::new(config.message_bytes_max);
+        Self { config, uri, address, bytes_max, shared: Mutex::default() }
     }
 
     /// Opens a channel on the shared connection, which is made, or made anew, when there is none.
@@ -105,6 +109,23 @@ impl Server {
         Ok((&uri.authority.userinfo.username, &uri.vhost, self.password(uri)?))
     }
 
+    /// Bytes of the largest message the broker takes, as far as is known.
+    pub(super) fn bytes_max(&self) -> usize {
+        self.bytes_max.load(Ordering::Relaxed)
+    }
+
+    /// What an error of the client library means for a message. A broker that takes less than is configured is believed
+    /// from then on.
+    pub(super) fn publish_error(&self, queue: &str, error: lapin::Error) -> PublishError {
+        match protocol_error(&error).and_then(|(_, text)| too_large(text)) {
+            Some((bytes, bytes_max)) => {
+                self.bytes_max.fetch_min(bytes_max, Ordering::Relaxed);
+                PublishError::TooLarge { bytes, bytes_max }
+            }
+            None => self.error(queue, error).into(),
+        }
+    }
+
     /// What an error of the client library means for a shared queue.
     pub(super) fn error(&self, queue: &str, error: lapin::Error) -> QueueError {
         match protocol_error(&error) {
@@ -151,6 +172,15 @@ pub(super) fn protocol_error(error: &lapin::Error) -> Option<(&AMQPErrorKind, &s
     Some((error.kind(), error.get_message().as_str()))
 }
 
+/// The size of a message, and the broker's limit: `.. message size 17 is larger than configured max size 16`.
+fn too_large(text: &str) -> Option<(usize, usize)> {
+    let number = |after: &str| {
+        let (_, rest) = text.split_once(after)?;
+        rest.split(|byte: char| !byte.is_ascii_digit()).next()?.parse().ok()
+    };
+    Some((number("message size ")?, number("max size ")?))
+}
+
 /// Why the ends did not come to trust each other.
 fn tls_error(error: &lapin::Error) -> Option<&rustls::Error> {
     let causes = std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |cause| cause.source());
@@ -194,5 +224,18 @@ impl Drop for OwnedChannel {
     fn drop(&mut self) {
         // The first poll hands `channel.close` to the connection; its answer is not waited for.
         let _ = self.0.close(REPLY_SUCCESS, "OK".into()).now_or_never();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_brokers_own_limit_is_read_from_its_words() {
+        let text = "PRECONDITION_FAILED - message size 20971520 is larger than configured max size 16777216";
+        assert_eq!(too_large(text), Some((20_971_520, 16_777_216)));
+        assert_eq!(too_large("PRECONDITION_FAILED - message size 9 is larger than max size 8"), Some((9, 8)));
+        assert_eq!(too_large("PRECONDITION_FAILED - inequivalent arg 'durable'"), None);
     }
 }

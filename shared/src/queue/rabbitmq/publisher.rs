@@ -99,7 +99,7 @@ impl RabbitMqPublisher {
         let publishing = window.channel().basic_publish(exchange, routing_key, options, &message.body, properties);
         // A message the broker did not take is handed over again, so one may come twice after it took nothing.
         let published = match patience.wait(WhileBlocked::Fail, publishing).await {
-            Ok(published) => published.map_err(|error| server.error(queue, error))?,
+            Ok(published) => published.map_err(|error| server.publish_error(queue, error))?,
             Err(Impatient::Blocked) => {
                 let blocked = self.link.as_mut().and_then(|link| link.blocked(&server));
                 return Err(blocked.unwrap_or_else(|| server.blocked(SHORT)).into());
@@ -127,7 +127,7 @@ impl RabbitMqPublisher {
                 Outcome::Nacked => Err(PublishError::Nacked),
                 Outcome::Returned { routing_key } => Err(PublishError::Unroutable { queue, routing_key }),
                 Outcome::NotRequested => Err(server.unreachable("the channel does not confirm").into()),
-                Outcome::Failed(error) => Err(server.error(&queue, error).into()),
+                Outcome::Failed(error) => Err(server.publish_error(&queue, error)),
             }
         }))
     }
@@ -135,7 +135,7 @@ impl RabbitMqPublisher {
 
 impl Publisher for RabbitMqPublisher {
     async fn publish(&mut self, queue: &str, envelope: &Envelope) -> Result<Confirm, PublishError> {
-        let (bytes, bytes_max) = (envelope.body_len(), self.server.config.message_bytes_max);
+        let (bytes, bytes_max) = (envelope.body_len(), self.server.bytes_max());
         if bytes > bytes_max {
             return Err(PublishError::TooLarge { bytes, bytes_max });
         }
