@@ -118,6 +118,69 @@ async fn a_changed_password_is_read_from_its_file_and_revoked_permissions_are_wa
     }
 }
 
+const CONFIGURE: &str = r"^(syncline\.crm|crm\.[0-9]+|crm\.dead)$";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documented_permissions_are_enough_and_with_less_the_missing_one_is_named() {
+    let (folder, vhost) = (Folder::create(), Vhost::create());
+    let permissions = [CONFIGURE, r"^(syncline\.crm|crm\.[0-9]+|amq\.default)$", r"^syncline\.crm$"];
+    let produce = User::create(&vhost, "p", permissions);
+    let consume =
+        User::create(&vhost, "c", [CONFIGURE, r"^(crm\.[0-9]+|amq\.default)$", r"^(syncline\.crm|crm\.[0-9]+)$"]);
+    let read = User::create(&vhost, "r", ["^$", "^$", r"^crm\.dead$"]);
+    let replay = User::create(&vhost, "y", ["^$", r"^syncline\.crm$", r"^crm\.dead$"]);
+    let look = User::create(&vhost, "l", ["^$", "^$", "^$"]);
+    let narrow = "CREATE TABLE item (id int PRIMARY KEY, note varchar(20))";
+    let queue = rabbitmq(&vhost.url);
+    let bound = "[producer.publish]\nrecord_bytes_max = 4096\n";
+    let path = Path::create_on(folder, vhost, &queue, ITEM, narrow, &format!("{}{bound}", stream_only()), "").await;
+    let all = std::fs::read_to_string(&path.config).unwrap();
+    let as_user = |user: &User, password: &str| {
+        let login = user.url.replace('@', &format!(":{password}@"));
+        path.folder.write(&format!("{password}.toml"), &all.replace(&path.vhost.url, &login))
+    };
+    let run = |config: &std::path::Path, args: &[&str]| {
+        let output = syncline(path.folder.path(), &[&["--config", config.to_str().unwrap()], args].concat());
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let mut producer = Service::start(path.folder.path(), "producer", &as_user(&produce, "p"));
+    let mut consumer = Service::start(path.folder.path(), "consumer", &as_user(&consume, "c"));
+    path.streaming().await;
+    let rows = "INSERT INTO item SELECT n, CASE n WHEN 7 THEN repeat('x', 30) WHEN 8 THEN repeat('x', 10000) ELSE 'a' END FROM generate_series(1, 100) n";
+    path.source.run(rows).await;
+    let flown = "SELECT id, note FROM item WHERE id NOT IN (7, 8)";
+    path.in_step("as least privileged users", flown, flown).await;
+    // One of the producer, one of the consumer.
+    eventually("set aside", 2, async || path.vhost.ready("crm.dead")).await;
+    run(&as_user(&look, "l"), &["queue", "status"]);
+    run(&as_user(&look, "l"), &["check"]);
+    let letters = run(&as_user(&read, "r"), &["--json", "dead-letter", "list"]);
+    let letters: serde_json::Value = serde_json::from_str(&letters).unwrap();
+    let of = |reason: &str| {
+        let letter = letters.as_array().unwrap().iter().find(|letter| letter["reason"] == reason).unwrap();
+        letter["id"].as_str().unwrap().to_owned()
+    };
+    run(&as_user(&read, "r"), &["dead-letter", "discard", &of("oversize")]);
+    path.target.run("ALTER TABLE item ALTER note TYPE text").await;
+    run(&as_user(&replay, "y"), &["dead-letter", "replay", &of("target")]);
+    let replayed = "SELECT id, note FROM item WHERE id <> 8";
+    path.in_step("replayed", replayed, replayed).await;
+
+    // May declare, and not publish.
+    produce.permit(&path.vhost, [CONFIGURE, r"^crm\.[0-9]+$", r"^syncline\.crm$"]);
+    consume.permit(&path.vhost, [CONFIGURE, r"^crm\.[0-9]+$", r"^syncline\.crm$"]);
+    produce.disconnect(&path.vhost);
+    consume.disconnect(&path.vhost);
+    path.source.run("UPDATE item SET note = 'b' WHERE id <> 8").await;
+    paused(&producer, "write access to exchange 'syncline.crm'").await;
+    paused(&consumer, "read access to queue 'crm.").await;
+    produce.permit(&path.vhost, permissions);
+    consume.permit(&path.vhost, [CONFIGURE, r"^(crm\.[0-9]+|amq\.default)$", r"^(syncline\.crm|crm\.[0-9]+)$"]);
+    path.in_step("permitted again", replayed, replayed).await;
+    assert!(producer.stop().success() && consumer.stop().success());
+}
+
 /// The owner of each partition, as `queue status` tells it.
 fn owners(path: &Path) -> Vec<String> {
     let config = path.config.to_str().unwrap();

@@ -147,7 +147,12 @@ fn arguments(role: Role, limit_delivery: bool) -> FieldTable {
 }
 
 fn is_unknown_limit(error: &lapin::Error) -> bool {
-    protocol_error(error).is_some_and(|(_, text)| text.contains("invalid arg 'x-delivery-limit'"))
+    protocol_error(error).is_some_and(|(_, text)| refuses_limit(text))
+}
+
+/// Whether a broker says that it knows no way to do without a delivery limit.
+fn refuses_limit(text: &str) -> bool {
+    text.contains("invalid arg 'x-delivery-limit'")
 }
 
 fn differs(server: &Server, queue: &str, what: &str, error: lapin::Error) -> QueueError {
@@ -221,4 +226,17 @@ pub(super) async fn status(server: &Server, queue: &SharedQueue) -> Result<Queue
         });
     }
     Ok(QueueStatus { partitions, dead_letters: dead.message_count().into(), untold })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_older_than_4_is_told_by_its_words() {
+        let old =
+            "PRECONDITION_FAILED - invalid arg 'x-delivery-limit' for queue 'crm.0' in vhost '/': {value_negative,-1}";
+        let differs = "PRECONDITION_FAILED - inequivalent arg 'x-delivery-limit' for queue 'crm.0' in vhost '/'";
+        assert!(refuses_limit(old) && !refuses_limit(differs));
+    }
 }
