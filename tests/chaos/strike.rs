@@ -136,6 +136,11 @@ impl World {
         let mut end = end.lock().unwrap();
         end.still_runs()?;
         if let Some(mut service) = end.service.take() {
+            // Before it listens it has nothing in flight, and may not have heard of signals yet.
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while service.get("/healthz").is_none() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(20));
+            }
             // 1: what was in flight could not be finished within the grace period, because of another fault.
             let status = service.stop();
             if !matches!(status.code(), Some(0 | 1)) {
