@@ -43,7 +43,7 @@ async fn tls_to_rabbitmq_is_verified_both_ways_and_certificates_are_read_anew() 
     let mut server = PrivateServer::rabbitmq();
     let folder = Folder::create();
     let (ours, other) = (Authority::create(folder.path(), "ours"), Authority::create(folder.path(), "other"));
-    let (shown, client, stranger) = (ours.server("localhost"), ours.client("syncline"), other.client("syncline"));
+    let (shown, client, stranger) = (ours.server("localhost"), ours.client("syncline"), other.client("stranger"));
     let port = free_port();
     start(&mut server, port, &shown, &ours);
     let vhost = Vhost::create_on(&server.url, &server.api);

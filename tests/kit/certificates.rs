@@ -11,7 +11,6 @@ use rcgen::{
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     folder: PathBuf,
-    name: String,
     /// PEM file of its certificate: the `ca_file` of whoever trusts it.
     pub ca_file: PathBuf,
 }
@@ -31,7 +30,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let ca_file = write(folder, &format!("{name}.pem"), &issuer.pem());
-        Self { issuer, folder: folder.to_owned(), name: name.to_owned(), ca_file }
+        Self { issuer, folder: folder.to_owned(), ca_file }
     }
 
     /// Signs a server's certificate for a host name or an IP address.
@@ -50,7 +49,6 @@ impl Authority {
     fn sign(&self, mut params: CertificateParams, file: &str, usage: ExtendedKeyUsagePurpose) -> Certificate {
         params.extended_key_usages = vec![usage];
         let key = KeyPair::generate().unwrap();
-        let file = format!("{}-{file}", self.name);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Certificate {
             cert_file: write(&self.folder, &format!("{file}.pem"), &certificate.pem()),
