@@ -43,3 +43,18 @@ async fn a_lost_slot_pauses_the_source_and_a_rebuild_catches_the_target_up() {
     assert!(producer.stop().success());
     assert!(consumer.stop().success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_waits_for_open_transactions_says_so() {
+    let path = Path::create(ITEM, ITEM, SHARE, "").await;
+    path.source.run("BEGIN; INSERT INTO item VALUES (1, 'marker: open')").await;
+    let mut producer = path.producer();
+    eventually("told what it waits for", true, async || producer.log().contains("waiting for open transactions")).await;
+    let log = producer.log();
+    let line = log.lines().find(|line| line.contains("waiting for open transactions")).unwrap();
+    assert!(line.contains("transactions=") && line.contains("oldest_seconds="), "{line}");
+    assert!(!log.contains("marker"), "no statement of anybody");
+    path.source.run("COMMIT").await;
+    path.streaming().await;
+    assert!(producer.stop().success());
+}

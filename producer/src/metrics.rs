@@ -5,6 +5,7 @@ use syncline_shared::metrics::{counter, gauge, seconds, timestamp};
 use syncline_shared::record::Action;
 
 use crate::share::Withheld;
+use crate::source::{Retained, Source};
 
 /// The producer's metrics, registered once per process.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ pub struct Metrics {
     reconnects: IntCounterVec,
     newest: GaugeVec,
     lag: IntGaugeVec,
+    retained: IntGaugeVec,
+    room: IntGaugeVec,
     /// Seconds from handing a message to the broker to its confirm.
     pub(crate) confirm_seconds: Histogram,
     /// Messages handed to the broker and not yet confirmed.
@@ -55,6 +58,16 @@ impl Metrics {
                 "Bytes of the source's log between the stored position and its end",
                 &["source"],
             )?,
+            retained: gauge(
+                "retained_wal_bytes",
+                "Bytes of the source's log its server keeps for the slot",
+                &["source"],
+            )?,
+            room: gauge(
+                "safe_wal_bytes",
+                "Bytes the source's server may still write before it gives the slot's log up",
+                &["source"],
+            )?,
             confirm_seconds: seconds(
                 registry,
                 "syncline_producer_confirm_seconds",
@@ -83,16 +96,40 @@ impl Metrics {
         }
     }
 
-    /// The lag of one source.
+    /// The gauges of one source's log.
     #[must_use]
-    pub(crate) fn lag(&self, source: &str) -> IntGauge {
-        self.lag.with_label_values(&[source])
+    pub(crate) fn log(&self, source: &str) -> LogMetrics {
+        let lag = self.lag.with_label_values(&[source]);
+        LogMetrics { source: source.to_owned(), lag, retained: self.retained.clone(), room: self.room.clone() }
     }
 
     /// Attempts to reach one system again.
     #[must_use]
     pub(crate) fn reconnects(&self, system: &str) -> IntCounter {
         self.reconnects.with_label_values(&[system])
+    }
+}
+
+/// How far a source's log has grown.
+#[derive(Clone, Debug)]
+pub(crate) struct LogMetrics {
+    source: String,
+    lag: IntGauge,
+    retained: IntGaugeVec,
+    room: IntGaugeVec,
+}
+
+impl LogMetrics {
+    /// Notes what a source tells; what it does not tell has no value, since 0 would mean something.
+    pub(crate) fn note<S: Source>(&self, source: &S) {
+        let number = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.lag.set(source.lag_bytes().map_or(0, number));
+        if let Some(Retained { bytes, room_bytes }) = source.retained() {
+            self.retained.with_label_values(&[&self.source]).set(number(bytes));
+            if let Some(room) = room_bytes {
+                self.room.with_label_values(&[&self.source]).set(number(room));
+            }
+        }
     }
 }
 

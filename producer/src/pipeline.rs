@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use prometheus::{IntCounter, IntGauge};
+use prometheus::IntCounter;
 use syncline_shared::class::Class;
 use syncline_shared::health::{Health, Part};
 use syncline_shared::queue::Broker;
@@ -18,11 +18,11 @@ use tokio::sync::mpsc;
 use crate::batch::Ticket;
 use crate::checkpoint::Checkpoint;
 use crate::config::ProducerConfig;
-use crate::metrics::Metrics;
+use crate::metrics::{LogMetrics, Metrics};
 use crate::offer::{Offers, UnfitShare};
 use crate::outlet::Outlets;
 use crate::publish::{Job, Window};
-use crate::source::{PollLimit, Polled, Source, SourceError};
+use crate::source::{PollLimit, Polled, Source, SourceError, poll_or_tend};
 
 /// Closed batches waiting for the publisher; it has a window of its own.
 const JOBS: usize = 4;
@@ -60,7 +60,7 @@ pub fn start<S: Source + 'static, B: Broker>(
         checkpoint: Checkpoint::default(),
         confirmed,
         part: health.part(format!("source {name}")),
-        lag: metrics.lag(&name),
+        log: metrics.log(&name),
         reconnects: metrics.reconnects("source"),
         unstored: None,
     };
@@ -74,7 +74,7 @@ struct Reader<S: Source> {
     checkpoint: Checkpoint<S::Position>,
     confirmed: mpsc::UnboundedReceiver<Vec<Ticket>>,
     part: Part,
-    lag: IntGauge,
+    log: LogMetrics,
     reconnects: IntCounter,
     /// A confirmed position the source could not store yet.
     unstored: Option<S::Position>,
@@ -101,14 +101,15 @@ impl<S: Source> Reader<S> {
                 () = sleep_until(wake), if wake.is_some() => {
                     let now = Instant::now();
                     if retry_at.take_if(|at| *at <= now).is_some() {
-                        // From here on the source reports everything after its last stored position again. Until now, what
-                        // was on its way to the broker may have moved that.
+                        // Only now: what was on its way may have moved the position after which all is reported again.
                         self.checkpoint.forget();
                     }
                     self.offers.close_due(now);
                     self.store().await;
                 }
-                polled = self.source.poll(POLL), if next_job.is_none() && retry_at.is_none() && !halted => {
+                polled = poll_or_tend(&mut self.source, next_job.is_none().then_some(POLL)), if retry_at.is_none() && !halted => {
+                    self.log.note(&self.source);
+                    let Some(polled) = polled else { continue };
                     match polled.map(|polled| self.take(polled)) {
                         Ok(Ok(())) => {
                             backoff.reset();
@@ -130,7 +131,6 @@ impl<S: Source> Reader<S> {
                             retry_at = Some(Instant::now() + wait);
                         }
                     }
-                    self.lag.set(self.source.lag_bytes().map_or(0, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)));
                 }
             }
         }

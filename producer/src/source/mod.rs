@@ -119,6 +119,29 @@ impl From<SourceError> for Checked {
     }
 }
 
+/// Polls a source, or looks after it while nothing more is wanted of it. Cancel-safe.
+pub(crate) async fn poll_or_tend<S: Source>(
+    source: &mut S,
+    limit: Option<PollLimit>,
+) -> Option<Result<Polled<S::Position>, SourceError>> {
+    match limit {
+        Some(limit) => Some(source.poll(limit).await),
+        None => {
+            source.tend().await;
+            None
+        }
+    }
+}
+
+/// What a source keeps of its log until its reader has it safe elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retained {
+    /// Bytes kept.
+    pub bytes: u64,
+    /// How many more may be written before the source gives up what it keeps; `None` when it never does.
+    pub room_bytes: Option<u64>,
+}
+
 /// A system changes are read from.
 pub trait Source: Send + Sized {
     /// Where the source is. Only the source looks inside.
@@ -145,5 +168,16 @@ pub trait Source: Send + Sized {
     /// connected, `None` before the first connection.
     fn lag_bytes(&self) -> Option<u64> {
         None
+    }
+
+    /// What the source keeps of its log for this reader, as last seen; `None` where it has no such log.
+    fn retained(&self) -> Option<Retained> {
+        None
+    }
+
+    /// Looks after the source while nobody polls it; ends when there may be something new to see in
+    /// [`retained`](Self::retained). Cancel-safe, never fails: the next poll tells what is wrong.
+    fn tend(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
     }
 }

@@ -13,6 +13,9 @@ use crate::source::SessionRule;
 /// An idle database gives its log free this often; rare enough to cost nothing.
 const DEFAULT_HEARTBEAT_INTERVAL_MS: u64 = 10_000;
 
+/// More than any healthy producer leaves, less than most disks have to spare.
+const DEFAULT_RETAINED_WAL_WARN_BYTES: u64 = 10 * 1024 * 1024 * 1024;
+
 /// Each heartbeat writes a record to the log of somebody else's database.
 const HEARTBEAT_INTERVAL_MS_MIN: u64 = 100;
 
@@ -47,6 +50,14 @@ pub struct PostgresSourceConfig {
     /// at least 100. Default: 10,000.
     #[serde(default = "default_heartbeat_interval_ms")]
     pub heartbeat_interval_ms: u64,
+    /// Bytes of log the server keeps for the slot from which on that is warned of, once; the source stays ready.
+    /// Default: 10 GiB.
+    #[serde(default = "default_retained_wal_warn_bytes")]
+    pub retained_wal_warn_bytes: u64,
+}
+
+const fn default_retained_wal_warn_bytes() -> u64 {
+    DEFAULT_RETAINED_WAL_WARN_BYTES
 }
 
 const fn default_heartbeat_interval_ms() -> u64 {

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::connect::Settings;
 use super::table::Job;
 use super::values::{Kind, identifier, literal};
+use super::wait;
 use crate::source::{Change, Session, SourceError};
 
 /// A copy under way.
@@ -40,7 +41,7 @@ pub(super) async fn open(settings: Arc<Settings>, mut job: Job, epoch: u32) -> R
     let doing = "beginning a copy";
     let table = Arc::clone(&job.table);
     let mut replication = settings.replication(0).await?;
-    let (point, snapshot) = export_snapshot(&settings, &mut replication).await?;
+    let (point, snapshot) = wait::for_slot(&settings, export_snapshot(&settings, &mut replication)).await?;
     job.copied_to = point.as_u64();
     let sql = settings.sql().await?;
     let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT";

@@ -19,12 +19,13 @@ use super::assemble::Assembler;
 use super::complete::{self, Found};
 use super::connect::{STATUS_INTERVAL, Settings};
 use super::copy::{self, Copy};
-use super::follow::{follow, stop_at};
+use super::follow::stop_at;
+use super::look::{Looked, look, look_at_log};
 use super::queue::{Queue, Taken};
 use super::setup;
 use super::state::State;
-use super::table::{Job, Table};
-use crate::source::{PollLimit, SourceError};
+use super::table::Job;
+use crate::source::{PollLimit, Retained, SourceError};
 
 /// How often the catalog is looked at for tables that appeared, and the log for its end.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
@@ -45,19 +46,6 @@ enum Copying {
         beside_stream: bool,
     },
     Rows(Box<Copy>),
-}
-
-/// What a look at the database found.
-struct Looked {
-    tables: Vec<Arc<Table>>,
-    jobs: Vec<Job>,
-    log: Log,
-}
-
-/// The end of the log, and up to where the server knows it to be safe elsewhere.
-struct Log {
-    end: u64,
-    confirmed: u64,
 }
 
 /// A connected source. What takes long is kept in it as a future, so that a dropped poll does not set it back.
@@ -84,6 +72,7 @@ pub(super) struct Live {
     /// Everything up to this place of the log is safe elsewhere, as far as the server or this source knows.
     confirmed: u64,
     log_end: u64,
+    retained: Retained,
     look_at: Instant,
     heard_at: Instant,
 }
@@ -141,27 +130,10 @@ pub(super) async fn connect(
         committed: 0,
         confirmed: resume.max(log.confirmed),
         log_end: log.end,
+        retained: log.retained,
         look_at: now + LOOK_INTERVAL,
         heard_at: now,
     }))
-}
-
-/// Looks for tables that appeared and for the end of the log.
-async fn look(settings: Arc<Settings>, sql: Arc<Client>) -> Result<Looked, SourceError> {
-    let state = State::read(&settings, &sql).await?;
-    let (tables, jobs) = follow(&settings, &sql, &state, false).await?;
-    Ok(Looked { tables, jobs, log: look_at_log(&settings, &sql).await? })
-}
-
-async fn look_at_log(settings: &Settings, sql: &Client) -> Result<Log, SourceError> {
-    let query = "SELECT (pg_current_wal_lsn() - '0/0')::int8, (confirmed_flush_lsn - '0/0')::int8, active
-        FROM pg_replication_slots WHERE slot_name = $1";
-    let row = sql.query_opt(query, &[&settings.slot]).await;
-    let row = row.map_err(|error| settings.failed("looking at the log", &error))?;
-    // A stream may be cut where this end does not hear of it.
-    let row = row.filter(|row| row.get(2)).ok_or_else(|| settings.unreachable("the server ended the stream"))?;
-    let place = |index| u64::try_from(row.get::<_, Option<i64>>(index).unwrap_or_default()).unwrap_or_default();
-    Ok(Log { end: place(0), confirmed: place(1) })
 }
 
 /// Waits for a future that may be under way.
@@ -186,6 +158,19 @@ impl Live {
     /// Bytes of the log between what is safe elsewhere and its end, as last seen.
     pub(super) fn lag_bytes(&self) -> u64 {
         self.log_end.max(self.stream.metrics().last_wal_end().as_u64()).saturating_sub(self.confirmed)
+    }
+
+    /// What the server keeps of its log for the slot, as last seen.
+    pub(super) const fn retained(&self) -> Retained {
+        self.retained
+    }
+
+    /// Takes the next look that is due while nothing is read.
+    pub(super) async fn tend(&mut self) -> Result<(), SourceError> {
+        sleep_until(self.look_at).await;
+        self.look()?;
+        let looked = under_way(&mut self.looking).await;
+        self.see(looked)
     }
 
     /// Tells the server that everything up to here is safe elsewhere; it hears of it within a tenth of a second.
@@ -386,6 +371,7 @@ impl Live {
         self.jobs.extend(jobs.into_iter().filter(|job| self.caught_up.insert(job.table.oid)));
         self.assembler.watch(tables);
         self.log_end = log.end;
+        self.retained = log.retained;
         self.confirmed = self.confirmed.max(log.confirmed);
         Ok(())
     }

@@ -14,6 +14,7 @@ mod follow;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod live;
+mod look;
 mod pgoutput;
 mod queue;
 mod repair;
@@ -24,6 +25,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod values;
+mod wait;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -38,7 +40,7 @@ use syncline_shared::record::Version;
 use self::connect::Settings;
 use self::live::Live;
 use self::table::Job;
-use super::{Checked, PollLimit, Polled, Source, SourceError, WatchedTable};
+use super::{Checked, PollLimit, Polled, Retained, Source, SourceError, WatchedTable};
 
 /// A place in the source's log, and the copies that were complete there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +71,9 @@ pub struct PostgresSource {
     committed: Option<Position>,
     /// The lag of the last connection when it ended: one that is away does not catch up.
     last_lag_bytes: Option<u64>,
+    retained: Option<Retained>,
+    /// Whether it was told that the server keeps too much.
+    keeps_too_much: bool,
 }
 
 impl fmt::Debug for PostgresSource {
@@ -89,6 +94,8 @@ impl PostgresSource {
             reported: VecDeque::new(),
             committed: None,
             last_lag_bytes: None,
+            retained: None,
+            keeps_too_much: false,
         }
     }
 
@@ -132,6 +139,27 @@ impl PostgresSource {
         replication.identify_system().await.map(drop).map_err(|error| self.settings.broken(&error))
     }
 
+    /// Notes what the server keeps for the slot, and tells when it becomes too much and when it is no longer.
+    fn note_retained(&mut self) {
+        let Stage::Live(live) = &self.stage else { return };
+        let Retained { bytes, room_bytes } = live.retained();
+        self.retained = Some(live.retained());
+        let bytes_max = self.settings.config.retained_wal_warn_bytes;
+        let too_much = bytes >= bytes_max || room_bytes == Some(0);
+        if too_much == self.keeps_too_much {
+            return;
+        }
+        self.keeps_too_much = too_much;
+        let source = &self.settings.source;
+        if too_much {
+            let advice =
+                "the server keeps much of its log for this source; see what holds it up, its disk may run full";
+            tracing::warn!(source, retained_bytes = bytes, room_bytes, retained_wal_warn_bytes = bytes_max, "{advice}");
+        } else {
+            tracing::info!(source, retained_bytes = bytes, "the server keeps little of its log again");
+        }
+    }
+
     async fn advance(&mut self, limit: PollLimit) -> Result<Polled<Position>, SourceError> {
         let live = loop {
             match &mut self.stage {
@@ -162,6 +190,7 @@ impl Source for PostgresSource {
 
     async fn poll(&mut self, limit: PollLimit) -> Result<Polled<Position>, SourceError> {
         let polled = self.advance(limit).await;
+        self.note_retained();
         if polled.is_err() {
             self.last_lag_bytes = self.lag_bytes();
             self.stage = Stage::Apart;
@@ -199,5 +228,21 @@ impl Source for PostgresSource {
             Stage::Live(live) => Some(live.lag_bytes()),
             Stage::Apart | Stage::Connecting(_) => self.last_lag_bytes,
         }
+    }
+
+    fn retained(&self) -> Option<Retained> {
+        self.retained
+    }
+
+    async fn tend(&mut self) {
+        match &mut self.stage {
+            Stage::Live(live) => {
+                if live.tend().await.is_err() {
+                    self.last_lag_bytes = self.lag_bytes();
+                }
+            }
+            Stage::Apart | Stage::Connecting(_) => std::future::pending().await,
+        }
+        self.note_retained();
     }
 }

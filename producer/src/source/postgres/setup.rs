@@ -15,6 +15,7 @@ use super::follow::follow;
 use super::state::{Epoch, State};
 use super::table::{Found, Job, Table, look_up};
 use super::values::identifier;
+use super::wait;
 use crate::source::{Checked, SourceError};
 
 /// A database that is ready to be read.
@@ -162,7 +163,8 @@ async fn create_slot(settings: &Settings, sql: &Client) -> Result<(), SourceErro
         170_000.. => "SELECT pg_create_logical_replication_slot($1, 'pgoutput', failover => true)",
         _ => "SELECT pg_create_logical_replication_slot($1, 'pgoutput')",
     };
-    sql.query(create, &[&settings.slot]).await.map(drop).map_err(|error| settings.failed(doing, &error))
+    let creating = async { sql.query(create, &[&settings.slot]).await.map_err(|error| settings.failed(doing, &error)) };
+    wait::for_slot(settings, creating).await.map(drop)
 }
 
 /// The epoch of this server's log: a new one when the system or its timeline changed, or its log went back (a snapshot

@@ -326,3 +326,39 @@ async fn a_stream_that_ended_unheard_is_noticed() {
     live.silence().await;
     assert!(matches!(failure(&mut source).await, SourceError::Unreachable { .. }));
 }
+
+#[tokio::test]
+async fn what_the_server_keeps_for_a_source_is_seen_though_nobody_polls_it() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE item (id int PRIMARY KEY, note text)").await;
+    let config = PostgresSourceConfig { retained_wal_warn_bytes: 4 << 20, ..database.config() };
+    let mut source = database.source_with(config, &[("item", &[])]);
+    settle(&mut source).await;
+    database.run("INSERT INTO item SELECT n, repeat('x', 1000) FROM generate_series(1, 5000) n").await;
+    let deadline = Instant::now() + Duration::from_secs(180);
+    while source.retained().is_none_or(|retained| retained.bytes < 5 << 20) {
+        assert!(Instant::now() < deadline, "{:?}", source.retained());
+        source.tend().await;
+    }
+    assert!(source.keeps_too_much, "what was to be warned of");
+    assert_eq!(source.retained().and_then(|retained| retained.room_bytes), None, "this server keeps all it must");
+}
+
+#[tokio::test]
+async fn an_idle_database_lets_go_of_the_log_others_write() {
+    let (idle, busy) = (Database::new().await, Database::new().await);
+    let mut source = idle.connected(&[]).await;
+    busy.run("CREATE TABLE noise AS SELECT repeat('x', 1000) FROM generate_series(1, 3000)").await;
+    let end = busy.text("SELECT pg_current_wal_lsn()::text").await.expect("a place");
+    let slot = format!(
+        "SELECT (confirmed_flush_lsn >= '{end}')::text FROM pg_replication_slots WHERE slot_name = '{}'",
+        idle.name
+    );
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(180);
+    while idle.text(&slot).await.as_deref() != Some("true") {
+        let polled = contract::poll(&mut source, LIMIT, deadline).await;
+        if let Some(position) = polled.position {
+            source.commit(&position).await.expect("committed");
+        }
+    }
+}
