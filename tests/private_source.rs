@@ -57,6 +57,7 @@ async fn a_slot_whose_log_the_server_gave_up_is_a_gap_while_streaming_and_at_the
     client.batch_execute("CREATE TABLE item (id int PRIMARY KEY, note text)").await.unwrap();
     let mut source = source_of(&server);
     read(&mut source, 0).await.unwrap();
+    assert!(source.retained().is_some_and(|retained| retained.room_bytes.is_some()), "how much is left is known");
     // Read and never committed: the slot stays where it is, and the log grows beyond what it may keep.
     client.batch_execute("INSERT INTO item VALUES (1, 'a')").await.unwrap();
     while source.poll(LIMIT).await.unwrap().changes.is_empty() {}
@@ -158,6 +159,28 @@ async fn a_promoted_standby_that_kept_the_slot_is_read_on_with_newer_versions() 
     let newest = sent.iter().map(|change| change.version).max();
     assert!(again.iter().all(|change| Some(change.version) > newest));
     assert!(again.is_sorted_by(|one, next| one.version < next.version));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_key_comes_whole_though_its_commit_waits_for_a_standby() {
+    let server = PrivateServer::postgres().with(&["synchronous_standby_names=nobody", "synchronous_commit=local"]);
+    server.start();
+    let client = connect(&server.url).await;
+    client
+        .batch_execute(
+            "CREATE TABLE item (id int PRIMARY KEY, note text); ALTER TABLE item ALTER note SET STORAGE EXTERNAL",
+        )
+        .await
+        .unwrap();
+    client.batch_execute("INSERT INTO item VALUES (1, repeat('x', 10000))").await.unwrap();
+    let mut source = source_of(&server);
+    read(&mut source, 0).await.unwrap();
+    // It is in the log and in the stream, and no other session sees it.
+    let waiting = client.batch_execute("SET synchronous_commit = on; UPDATE item SET id = 2");
+    assert!(tokio::time::timeout(Duration::from_millis(500), waiting).await.is_err());
+    let changes = read(&mut source, 2).await.unwrap();
+    let inserted = changes[1].after.as_ref().unwrap();
+    assert_eq!(inserted.get("note").and_then(|note| note.as_text()).map(str::len), Some(10_000));
 }
 
 /// A server with a copy of another one's data, not started yet.

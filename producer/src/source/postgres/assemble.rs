@@ -174,8 +174,10 @@ impl Assembler {
                 let before = old.as_ref().map(|old| shape.before(old)).transpose()?;
                 match old_key.filter(|old_key| *old_key != key) {
                     Some(old_key) => {
-                        queue.push(draft.first().change(Action::Delete, session.clone(), old_key, before, None));
-                        queue.push(draft.change(Action::Insert, session, key, None, Some(after)));
+                        let first =
+                            draft.first().change(Action::Delete, session.clone(), old_key.clone(), before, None);
+                        queue.push(first);
+                        queue.push_moved(draft.change(Action::Insert, session, key, None, Some(after)), Some(old_key));
                     }
                     None => queue.push(draft.change(Action::Update, session, key, before, Some(after))),
                 }

@@ -80,7 +80,9 @@ impl Found {
     pub(super) fn fill<'a>(&self, changes: impl Iterator<Item = &'a mut Pending>) {
         for pending in changes {
             let change = &mut pending.change;
-            let read = self.rows.get(&(Arc::clone(&change.table), key_tuple(&change.key)));
+            // A commit that waits for a standby is in the stream before others see it: the record is under its old key then.
+            let read = [Some(&change.key), pending.old_key.as_ref()].into_iter().flatten();
+            let read = read.filter_map(|key| self.rows.get(&(Arc::clone(&change.table), key_tuple(key)))).next();
             // What was not read may be gone, or among the rest.
             pending.settled |= self.all || read.is_some();
             if let (Some(after), Some(read)) = (&mut change.after, read) {
@@ -113,7 +115,8 @@ impl Wanted {
             return None;
         }
         let columns = Columns::new(places.iter().filter_map(|&place| shape.columns.name(place)));
-        let keys = changes.iter().map(|pending| key_tuple(&pending.change.key)).collect();
+        let keys = changes.iter().flat_map(|pending| [Some(&pending.change.key), pending.old_key.as_ref()]);
+        let keys = keys.flatten().map(key_tuple).collect();
         Some(Self { shape, key, key_places, columns, places, keys })
     }
 

@@ -5,6 +5,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use syncline_shared::record::Row;
+
 use super::table::{Job, Place};
 use crate::source::{Change, PollLimit};
 
@@ -12,18 +14,21 @@ use crate::source::{Change, PollLimit};
 pub(super) struct Pending {
     /// The change.
     pub(super) change: Change,
+    /// The key the record had before, where the change gives it another one: until its commit is visible, what the change
+    /// left alone is to be read there.
+    pub(super) old_key: Option<Row>,
     /// Whether nothing more can be learnt about its unsent columns.
     pub(super) settled: bool,
 }
 
 impl Pending {
     pub(super) fn is_incomplete(&self) -> bool {
-        !self.settled && self.change.after.as_ref().is_some_and(syncline_shared::record::Row::has_unchanged)
+        !self.settled && self.change.after.as_ref().is_some_and(Row::has_unchanged)
     }
 
     fn size(&self) -> usize {
         let Change { key, before, after, .. } = &self.change;
-        key.size() + [before, after].into_iter().flatten().map(syncline_shared::record::Row::size).sum::<usize>()
+        key.size() + [before, after].into_iter().flatten().map(Row::size).sum::<usize>()
     }
 }
 
@@ -57,7 +62,12 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn push(&mut self, change: Change) {
-        let pending = Pending { change, settled: false };
+        self.push_moved(change, None);
+    }
+
+    /// The same for the second of two changes that give a record another key.
+    pub(super) fn push_moved(&mut self, change: Change, old_key: Option<Row>) {
+        let pending = Pending { change, old_key, settled: false };
         self.changes += 1;
         self.bytes += pending.size();
         self.items.push_back(Item::Change(pending));
