@@ -147,7 +147,7 @@ impl DeadLetters {
             if self.letters.contains_key(id) {
                 continue;
             }
-            let shown = command(world, &["dead-letter", "show", id])?;
+            let shown = command(world, &["dead-letter", "show", "--open", id])?;
             let table = letter["routing_key"].as_str().unwrap_or_default().split('.').next().unwrap_or_default();
             let lines = shown.lines().filter(|line| line.starts_with("{\"key\""));
             self.letters.insert(id.to_owned(), lines.map(|line| change(table, line)).collect());

@@ -11,11 +11,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::subscriber::priority;
 use super::*;
 use crate::class::Class;
-use crate::envelope::Envelope;
+use crate::envelope::{Envelope, Header};
 use crate::queue::contract::{
     Bench, QUEUE, contract_tests, envelope, envelopes, letter, next, publish_all, queue, replica, status_until, within,
 };
-use crate::queue::{PublishError, Publisher, Subscriber};
+use crate::queue::{PublishError, Publisher, Reason, Subscriber};
 
 /// A virtual host at the test server.
 struct Vhost {
@@ -400,6 +400,20 @@ async fn a_message_above_the_limit_is_not_sent() {
     let error = publisher.publish(QUEUE, &envelope(0, b"12345678901")).await.expect_err("too large");
     assert!(matches!(error, PublishError::TooLarge { bytes: 11, bytes_max: 10 }), "{error:?}");
     publish_all(&mut publisher, &[envelope(0, b"1234567890")]).await;
+}
+
+#[tokio::test]
+async fn what_was_received_once_can_be_set_aside_whatever_its_size() {
+    let vhost = Vhost::create();
+    let broker = RabbitMq::new(RabbitmqConfig { message_bytes_max: 10, ..vhost.config() });
+    broker.declare(&queue()).await.expect("a shared queue");
+    let mut message = envelope(0, b"more than ten bytes").to_message();
+    message.headers.insert("stranger".to_owned(), Header::Text("s".repeat(100_000)));
+    let letter = DeadLetter::new(message, QUEUE, "incident.update.0".to_owned(), Reason::Seal, &"e".repeat(100_000), 1);
+    let mut publisher = broker.publisher().await.expect("a publisher");
+    within(publisher.park(&letter).await.expect("taken")).await.expect("confirmed");
+    let listed = within(broker.dead_letters(QUEUE, 10)).await.expect("a list");
+    assert_eq!((listed.len(), &listed[0].message.body), (1, &letter.message.body));
 }
 
 #[test]
