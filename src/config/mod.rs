@@ -12,7 +12,7 @@ use syncline_consumer::config::{ConsumerConfig, SubscriptionConfig, TargetConfig
 use syncline_consumer::pipeline::LoadKeyring;
 use syncline_producer::config::{ProducerConfig, SourceConfig};
 use syncline_producer::share::{SealWith, Share, ShareConfig};
-use syncline_shared::config::{Document, Problems, QueueConfig, SharedQueueConfig, keyring};
+use syncline_shared::config::{Document, Problems, QueueConfig, SharedQueueConfig, keyring, read_bounded};
 use syncline_shared::queue::SharedQueue;
 use syncline_shared::seal::{Keyring, Seal};
 
@@ -25,6 +25,9 @@ const PRODUCER_TABLES: [&str; 3] = ["producer", "source", "share"];
 const CONSUMER_TABLES: [&str; 3] = ["consumer", "target", "subscription"];
 const TABLES: [&str; 9] =
     ["queue", "key", "shared_queue", "producer", "source", "share", "consumer", "target", "subscription"];
+
+/// Room for thousands of tables; reading takes some time for each key.
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
 /// Which half of the configuration a command needs; the other half is not read, so its secrets need not be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +131,7 @@ impl Config {
     /// Reads the keys anew whenever it is called, so that a key added to the file is found without a restart.
     pub(crate) fn load_keyring(path: PathBuf, env: Env) -> LoadKeyring {
         Arc::new(move || {
-            let Ok(text) = std::fs::read_to_string(&path) else { return Keyring::default() };
+            let Ok(text) = read_bounded(&path, CONFIG_BYTES_MAX) else { return Keyring::default() };
             let mut document = Document::parse("", &text, &|name| env.get(name).cloned());
             keyring(&mut document)
         })
@@ -149,7 +152,7 @@ struct PartialConfig {
 }
 
 fn read(path: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path).map_err(|error| {
+    read_bounded(path, CONFIG_BYTES_MAX).map_err(|error| {
         Failure::NoConfig(format!(
             "The configuration {} cannot be read: {error}.\nName another with --config FILE, or try `syncline demo`, which needs none.",
             path.display()
@@ -158,7 +161,9 @@ fn read(path: &Path) -> Result<String, Failure> {
 }
 
 fn parse<'t>(path: &Path, text: &'t str, env: &Env) -> Document<'t> {
-    Document::parse(&path.display().to_string(), text, &|name| env.get(name).cloned())
+    let document = Document::parse(&path.display().to_string(), text, &|name| env.get(name).cloned());
+    document.warn_of_open_secrets();
+    document
 }
 
 /// Compiles a share; its problems were reported when the configuration was read.

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use toml::Spanned;
@@ -17,7 +18,11 @@ pub struct Document<'t> {
     /// Line of every key, by its dotted path.
     lines: BTreeMap<String, usize>,
     problems: BTreeSet<Problem>,
+    secret_files: BTreeSet<PathBuf>,
 }
+
+/// Keys whose value is the path of a secret.
+const SECRET_FILES: [&str; 3] = ["secret_file", "password_file", "key_file"];
 
 /// One table of the file, not read yet.
 pub struct Section<'d, 't> {
@@ -43,8 +48,13 @@ impl<'t> Document<'t> {
     pub fn parse(file: &str, text: &'t str, env: &dyn Fn(&str) -> Option<String>) -> Self {
         let (root, errors) = DeTable::parse_recoverable(text);
         let mut root = root.into_inner();
-        let mut document =
-            Self { file: file.to_owned(), root: DeTable::new(), lines: BTreeMap::new(), problems: BTreeSet::new() };
+        let mut document = Self {
+            file: file.to_owned(),
+            root: DeTable::new(),
+            lines: BTreeMap::new(),
+            problems: BTreeSet::new(),
+            secret_files: BTreeSet::new(),
+        };
         let line_of = |at: usize| text.get(..at).unwrap_or(text).matches('\n').count() + 1;
         for error in errors {
             let line = error.span().map(|span| line_of(span.start));
@@ -67,11 +77,16 @@ impl<'t> Document<'t> {
     ) {
         self.lines.insert(path.to_owned(), line_of(key.start));
         match value.get_mut() {
-            DeValue::String(text) => match interpolate(text, env) {
-                Ok(Some(filled)) => *text = Cow::Owned(filled),
-                Ok(None) => {}
-                Err(problem) => self.problem(path, problem),
-            },
+            DeValue::String(text) => {
+                match interpolate(text, env) {
+                    Ok(Some(filled)) => *text = Cow::Owned(filled),
+                    Ok(None) => {}
+                    Err(problem) => self.problem(path, problem),
+                }
+                if path.rsplit('.').next().is_some_and(|name| SECRET_FILES.contains(&name)) {
+                    self.secret_files.insert(PathBuf::from(&**text));
+                }
+            }
             DeValue::Array(items) => {
                 for item in items.iter_mut() {
                     self.walk(path, key.clone(), item, line_of, env);
@@ -83,6 +98,13 @@ impl<'t> Document<'t> {
                 }
             }
             DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) => {}
+        }
+    }
+
+    /// Warns of each file of a secret that every user of the machine can read. A link is judged by what it leads to.
+    pub fn warn_of_open_secrets(&self) {
+        for path in self.secret_files.iter().filter(|path| is_open(path)) {
+            tracing::warn!(path = %path.display(), "every user of this machine can read this secret; chmod o-r");
         }
     }
 
@@ -252,6 +274,17 @@ fn remove_at(table: &mut DeTable<'_>, at: usize) -> Option<String> {
     Some(name)
 }
 
+#[cfg(unix)]
+fn is_open(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
+}
+
+#[cfg(not(unix))]
+const fn is_open(_: &Path) -> bool {
+    false
+}
+
 /// Fills in `${NAME}`; `None` when there is nothing to fill in.
 fn interpolate(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, String> {
     if !text.contains("${") {
@@ -327,6 +360,22 @@ mod tests {
         let mut document = document("[target.crm]\npassword = \"${NOPE}\"\n[targets.x]\ny = 1\n");
         document.ignore(&["target"]);
         assert_eq!(document.finish(&["target"]).expect_err("one problem").list.len(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_secret_that_everybody_can_read_is_found_through_a_link() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let folder = tempfile::tempdir().expect("a folder");
+        let (file, link) = (folder.path().join("secret"), folder.path().join("link"));
+        std::fs::write(&file, "x").expect("written");
+        symlink(&file, &link).expect("linked");
+        for (mode, open) in [(0o644, true), (0o640, false), (0o600, false)] {
+            std::fs::set_permissions(&file, PermissionsExt::from_mode(mode)).expect("changed");
+            assert_eq!(is_open(&link), open, "{mode:o}");
+        }
+        let text = "[key.a]\nsecret_file = \"x\"\n[target.b]\npassword_file = \"y\"\ntls.key_file = \"z\"\ntls.ca_file = \"n\"\n";
+        assert_eq!(document(text).secret_files, ["x", "y", "z"].map(PathBuf::from).into());
     }
 
     #[test]

@@ -10,4 +10,4 @@ mod secret;
 pub use document::{Document, Section, Tagged};
 pub use problem::{FieldProblem, Problem, Problems};
 pub use queue::{KeyConfig, QueueConfig, SharedQueueConfig, keyring};
-pub use secret::Secret;
+pub use secret::{Secret, read_bounded};

@@ -1,12 +1,17 @@
 //! A value that must not be shown.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::FieldProblem;
+
+/// More than any key or token has.
+const SECRET_FILE_BYTES_MAX: u64 = 64 << 10;
 
 /// A password, key or token. `Debug` shows nothing, there is no `Display` and no `Serialize`.
 #[derive(Clone, Deserialize, PartialEq, Eq)]
@@ -29,9 +34,9 @@ impl Secret {
     /// Reads a secret from a file; one trailing line break is not part of it.
     ///
     /// # Errors
-    /// The file cannot be read or is not UTF-8.
+    /// The file cannot be read, is not UTF-8, or has more than 64 KiB.
     pub fn read(path: &Path) -> std::io::Result<Self> {
-        let text = Zeroizing::new(std::fs::read_to_string(path)?);
+        let text = Zeroizing::new(read_bounded(path, SECRET_FILE_BYTES_MAX)?);
         let text = text.strip_suffix('\n').unwrap_or(&text);
         Ok(Self::new(text.strip_suffix('\r').unwrap_or(text).to_owned()))
     }
@@ -61,8 +66,39 @@ impl Secret {
     }
 }
 
+/// Reads a text of at most so many bytes; a device or a wrong path does not fill the memory.
+///
+/// # Errors
+/// The file cannot be read, is not UTF-8, or has more.
+pub fn read_bounded(path: &Path, bytes_max: u64) -> std::io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(bytes_max.saturating_add(1)).read_to_string(&mut text)?;
+    if text.len() as u64 > bytes_max {
+        let problem = format!("it has more than {bytes_max} bytes");
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, problem));
+    }
+    Ok(text)
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[redacted]")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_one_file_of_bounded_size_links_followed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (file, link) = (folder.path().join("secret"), folder.path().join("link"));
+        std::fs::write(&file, "correct horse\r\n").expect("written");
+        std::os::unix::fs::symlink(&file, &link).expect("linked");
+        assert_eq!(Secret::read(&link).expect("read").expose(), "correct horse");
+        assert!(Secret::read(folder.path()).is_err());
+        let endless = Secret::read(Path::new("/dev/zero")).expect_err("endless");
+        assert_eq!(endless.to_string(), "it has more than 65536 bytes");
     }
 }
