@@ -20,7 +20,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser as _;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{EnvFilter, FilterExt as _, FilterFn};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::cli::{Cli, Command, KeysCommand, QueueCommand, ShareCommand, SourceCommand};
 use crate::config::{Env, Role};
@@ -75,28 +77,36 @@ async fn run(cli: Cli, env: Env) -> Result<(), Failure> {
 
 /// Sends logs to standard error: services from `info` on, commands a person waits for from `warn` on. `SYNCLINE_LOG`
 /// overrides it, as a filter such as `debug` or `syncline_producer=debug,info`; `SYNCLINE_LOG_FORMAT=json` for machines.
+/// Whatever the filter says, only this program's own lines are written.
 fn log(command: &Command, env: &Env) {
     let default = match command {
-        Command::Up | Command::Producer | Command::Consumer => {
-            "info,lapin=off,pgwire_replication=warn,tokio_postgres=warn"
-        }
+        Command::Up | Command::Producer | Command::Consumer => "info",
         Command::Demo(_)
         | Command::Check
         | Command::Share(_)
         | Command::Source(_)
         | Command::Queue(_)
         | Command::DeadLetter(_)
-        | Command::Keys(_) => "error,lapin=off,pgwire_replication=off",
+        | Command::Keys(_) => "error",
     };
     let filter = env.get("SYNCLINE_LOG").map_or(default, String::as_str);
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(filter))
+    // What libraries log we do not write: a statement with its values, a frame with its login.
+    let ours = FilterFn::new(|metadata| metadata.target().starts_with("syncline"));
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
-    if env.get("SYNCLINE_LOG_FORMAT").is_some_and(|format| format == "json") {
-        logs.json().init();
-    } else {
-        logs.init();
-    }
+    let lines = match env.get("SYNCLINE_LOG_FORMAT").map(String::as_str) {
+        Some("json") => lines.json().boxed(),
+        Some(_) | None => lines.boxed(),
+    };
+    tracing_subscriber::registry().with(lines.with_filter(EnvFilter::new(filter).and(ours))).init();
+    std::panic::set_hook(Box::new(panicked));
+}
+
+/// Says where a panic was, and its words where they were written into the program: others may quote a value.
+fn panicked(panic: &std::panic::PanicHookInfo<'_>) {
+    let words = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("its words may quote a value");
+    let at = panic.location().map(ToString::to_string).unwrap_or_default();
+    tracing::error!(at, words, "panicked: a broken invariant of this program");
 }

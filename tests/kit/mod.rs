@@ -6,6 +6,7 @@ pub mod database;
 pub mod process;
 pub mod proxy;
 pub mod rabbit;
+pub mod role;
 pub mod server;
 
 use std::sync::atomic::{AtomicU32, Ordering};

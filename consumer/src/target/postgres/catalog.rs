@@ -186,6 +186,8 @@ pub(super) fn missing_table(into: &str, columns: &[&str], key: &[&str]) -> Apply
         [] => format!("CREATE TABLE {} with the columns of the records", sql::table(into)),
         _ => create_table(into, columns, key, |_| "text"),
     };
+    // Without the right to use a schema, its tables are not seen.
+    let mend = format!("{mend}; or, if it is there, GRANT USAGE on its schema");
     ApplyError::Unfit { problem: format!("table {into:?} does not exist"), mend }
 }
 

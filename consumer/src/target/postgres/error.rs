@@ -91,7 +91,7 @@ impl Doing<'_> {
             "3F000" => ("does not have the table's schema", "CREATE SCHEMA"),
             "42501" => (
                 "does not permit what has to be done",
-                "GRANT SELECT, INSERT, UPDATE, DELETE on the table and on _syncline_tombstone, _syncline_parked and _syncline_tries beside it, and TEMPORARY on the database",
+                "GRANT SELECT, INSERT, UPDATE, DELETE on the table and on _syncline_tombstone, _syncline_parked and _syncline_tries beside it, and CONNECT and TEMPORARY on the database",
             ),
             "42P01" | "42703" => ("misses a table or column", "creating it"),
             "42P10" => ("has no unique index on the key columns", "CREATE UNIQUE INDEX on them"),

@@ -10,6 +10,7 @@ use syncline_shared::tls::AuthoritiesFile;
 use tokio::time::timeout;
 use tokio_postgres::Client;
 use tokio_postgres::config::Host;
+use tokio_postgres::error::SqlState;
 
 use super::config::PostgresSourceConfig;
 use super::values::{SESSION_SETTINGS, identifier};
@@ -29,6 +30,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often a moved position is reported to the server at most; what a crash repeats grows with it.
 pub(super) const STATUS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What a role needs, but for the right to replicate; the server's message says on what it is missing.
+const GRANTS: &str = "GRANT SELECT on the shared tables, USAGE on their schema and on schema syncline, and SELECT, INSERT, \
+    UPDATE, DELETE on syncline.state; only its owner can add a table to a publication";
 
 /// Everything about a source that does not change while it runs.
 #[derive(Debug)]
@@ -157,6 +162,8 @@ impl Settings {
     /// A statement that reads records and failed; the message may quote a value and is left out.
     pub(super) fn failed_reading(&self, doing: &str, error: &tokio_postgres::Error) -> SourceError {
         match error.code() {
+            // It names the object alone.
+            Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => self.failed(doing, error),
             Some(code) => self.by_code(doing, code.code(), &format!("SQLSTATE {}", code.code())),
             None => self.unreachable(&error.to_string()),
         }
@@ -183,7 +190,7 @@ impl Settings {
 
     fn by_code(&self, doing: &str, code: &str, message: &str) -> SourceError {
         match code {
-            "42501" => self.refused(format!("{doing}: {message}")),
+            "42501" => self.refused(format!("{doing}: {message}; mend it with: {GRANTS}")),
             "53400" => SourceError::Unfit {
                 problem: format!("no replication slot or sender is left: {message}"),
                 mend: "raise max_replication_slots and max_wal_senders in postgresql.conf and restart".to_owned(),
