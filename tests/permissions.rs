@@ -126,7 +126,7 @@ async fn the_documented_rights_are_enough_and_a_missing_one_is_named_until_it_is
             target,
             "REVOKE USAGE ON SCHEMA public FROM TARGET",
             "GRANT USAGE ON SCHEMA public TO TARGET",
-            "GRANT USAGE on its schema",
+            "may not use its schema (GRANT USAGE)",
         ),
         (target, "REVOKE CONNECT ON DATABASE HERE FROM TARGET", "GRANT CONNECT ON DATABASE HERE TO TARGET", "CONNECT"),
     ];

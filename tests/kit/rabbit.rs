@@ -62,11 +62,28 @@ impl Vhost {
         let answer = self.api("POST", &format!("queues/{}/{queue}/get", self.name), Some(&how.to_string()));
         serde_json::from_str(&answer).unwrap_or_else(|_| panic!("{answer}"))
     }
+
+    /// Takes every message off a queue, a portion at a time; how many records they held.
+    pub fn drain_records(&self, queue: &str) -> u64 {
+        let how =
+            serde_json::json!({ "count": 500, "ackmode": "ack_requeue_false", "encoding": "auto", "truncate": 1 });
+        let mut records = 0;
+        loop {
+            let answer = self.api("POST", &format!("queues/{}/{queue}/get", self.name), Some(&how.to_string()));
+            let messages: Vec<serde_json::Value> = serde_json::from_str(&answer).unwrap_or_else(|_| panic!("{answer}"));
+            if messages.is_empty() {
+                return records;
+            }
+            let of = |message: &serde_json::Value| message["properties"]["headers"]["records"].as_u64().unwrap();
+            records += messages.iter().map(of).sum::<u64>();
+        }
+    }
 }
 
 impl Drop for Vhost {
     fn drop(&mut self) {
-        self.api("DELETE", &format!("vhosts/{}", self.name), None);
+        // A server of the test's own may be gone already, and the virtual host with it.
+        let _ = management(&self.api, "DELETE", &format!("vhosts/{}", self.name), None);
     }
 }
 

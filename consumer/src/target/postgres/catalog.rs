@@ -187,8 +187,8 @@ pub(super) fn missing_table(into: &str, columns: &[&str], key: &[&str]) -> Apply
         _ => create_table(into, columns, key, |_| "text"),
     };
     // Without the right to use a schema, its tables are not seen.
-    let mend = format!("{mend}; or, if it is there, GRANT USAGE on its schema");
-    ApplyError::Unfit { problem: format!("table {into:?} does not exist"), mend }
+    let problem = format!("table {into:?} does not exist, or this login may not use its schema (GRANT USAGE)");
+    ApplyError::Unfit { problem, mend }
 }
 
 /// The statement that creates a table for records with these columns.
