@@ -1,6 +1,8 @@
 //! Connecting to a server, and what its errors mean.
 
+use std::future::Future;
 use std::ops::Deref;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use futures_util::future::FutureExt as _;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::tcp::RustlsConnector;
 use lapin::uri::{AMQPScheme, AMQPUri};
-use lapin::{AsyncTcpStream, Channel, Connection, ConnectionProperties, ErrorKind};
+use lapin::{AsyncTcpStream, Channel, ChannelStatus, Connection, ConnectionProperties, ConnectionStatus, ErrorKind};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
@@ -17,9 +19,11 @@ use crate::config::Secret;
 use crate::queue::{PublishError, QueueError};
 
 /// A server that does not answer within this time is out of reach.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Closing is a courtesy; a server that does not answer it is left.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time between two looks at whether who is to answer is still there.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// AMQP reply code of a normal close.
 const REPLY_SUCCESS: u16 = 200;
 
@@ -54,13 +58,21 @@ impl Server {
         if let Some(connection) = shared.take_if(|connection| connection.status().connected()) {
             // The library answers with a stale error when it comes back to the number of a channel that the broker had
             // closed, so an error here says nothing about the broker. The connection lives on with its other channels.
-            if let Ok(channel) = connection.create_channel().await {
+            if let Ok(channel) = self.channel_of(&connection).await {
                 *shared = Some(connection);
-                return Ok(OwnedChannel(channel));
+                return Ok(channel);
             }
         }
         let connection = shared.insert(self.connect("syncline").await?);
-        connection.create_channel().await.map(OwnedChannel).map_err(|error| self.error("", error))
+        self.channel_of(connection).await
+    }
+
+    async fn channel_of(&self, connection: &Connection) -> Result<OwnedChannel, QueueError> {
+        let status = connection.status();
+        let channel = while_there(|| status.connected(), connection.create_channel()).await;
+        let channel = channel.ok_or_else(|| self.unreachable(BROKEN))?.map_err(|error| self.error("", error))?;
+        let standing = Standing { channel: channel.status().clone(), connection: status.clone() };
+        Ok(OwnedChannel { channel, standing })
     }
 
     /// Connects. The password and certificates are read anew, so that renewed ones are used.
@@ -201,14 +213,53 @@ pub(super) async fn close(connection: Connection) {
     let _ = timeout(CLOSE_TIMEOUT, connection.close(REPLY_SUCCESS, "OK".into())).await;
 }
 
+const BROKEN: &str = "the connection broke";
+
+/// Waits for an answer while the one who is to give it is there; `None` once it is not.
+///
+/// The library forgets requests that are handed to a connection in the moment it breaks: neither an answer nor an error
+/// comes of them.
+async fn while_there<T>(is_there: impl Fn() -> bool, answer: impl Future<Output = T>) -> Option<T> {
+    let mut answer = pin!(answer);
+    loop {
+        match timeout(LOOK_INTERVAL, &mut answer).await {
+            Ok(answer) => return Some(answer),
+            Err(_) if is_there() => {}
+            // It may have answered before it went.
+            Err(_) => return answer.now_or_never(),
+        }
+    }
+}
+
+/// Whether a channel and its connection still stand.
+#[derive(Clone)]
+pub(super) struct Standing {
+    channel: ChannelStatus,
+    connection: ConnectionStatus,
+}
+
+impl Standing {
+    /// Waits for an answer on the channel.
+    ///
+    /// # Errors
+    /// [`QueueError::Unreachable`]: channel or connection are gone, and no answer will come.
+    pub(super) async fn answer<T>(&self, server: &Server, answer: impl Future<Output = T>) -> Result<T, QueueError> {
+        let is_there = || self.channel.connected() && self.connection.connected();
+        while_there(is_there, answer).await.ok_or_else(|| server.unreachable(BROKEN))
+    }
+}
+
 /// A channel that is closed with its owner, so that what it holds unacked goes back to its queue.
-pub(super) struct OwnedChannel(Channel);
+pub(super) struct OwnedChannel {
+    channel: Channel,
+    pub(super) standing: Standing,
+}
 
 impl OwnedChannel {
     /// Closes the channel and waits until the broker has done so.
     pub(super) async fn close(self) {
         // An error means that it is closed already.
-        let _ = timeout(CLOSE_TIMEOUT, self.0.close(REPLY_SUCCESS, "OK".into())).await;
+        let _ = timeout(CLOSE_TIMEOUT, self.channel.close(REPLY_SUCCESS, "OK".into())).await;
     }
 }
 
@@ -216,14 +267,14 @@ impl Deref for OwnedChannel {
     type Target = Channel;
 
     fn deref(&self) -> &Channel {
-        &self.0
+        &self.channel
     }
 }
 
 impl Drop for OwnedChannel {
     fn drop(&mut self) {
         // The first poll hands `channel.close` to the connection; its answer is not waited for.
-        let _ = self.0.close(REPLY_SUCCESS, "OK".into()).now_or_never();
+        let _ = self.channel.close(REPLY_SUCCESS, "OK".into()).now_or_never();
     }
 }
 

@@ -118,7 +118,7 @@ pub(super) async fn settle(
             (Some(_), None) => continue,
             (None, _) => {}
         }
-        let acked = acker.ack(BasicAckOptions { multiple: false }).await;
+        let acked = letters.channel.standing.answer(server, acker.ack(BasicAckOptions { multiple: false })).await?;
         if !acked.map_err(|error| server.error(queue, error))? {
             return Err(server.unreachable("the channel of this dead letter is closed"));
         }

@@ -7,10 +7,10 @@ use futures_util::future::FutureExt as _;
 use futures_util::stream::{BoxStream, StreamExt as _};
 use lapin::options::ConfirmSelectOptions;
 use lapin::{Connection, ConnectionStatus, Event};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::confirms::Window;
-use super::connection::{Server, close};
+use super::connection::{CONNECT_TIMEOUT, Server, close};
 use crate::queue::QueueError;
 
 /// How often a wait looks whether the broker has stopped to take messages.
@@ -32,10 +32,14 @@ impl Link {
     pub(super) async fn open(server: &Server) -> Result<Self, QueueError> {
         let connection = server.connect("publisher").await?;
         let events = connection.events_listener().boxed();
-        let channel = connection.create_channel().await.map_err(|error| server.error("", error))?;
-        // The broker's answer is waited for: without it the first messages would count as not confirmed.
-        let options = ConfirmSelectOptions { nowait: false };
-        channel.confirm_select(options).await.map_err(|error| server.error("", error))?;
+        let opening = async {
+            let channel = connection.create_channel().await?;
+            // The broker's answer is waited for: without it the first messages would count as not confirmed.
+            channel.confirm_select(ConfirmSelectOptions { nowait: false }).await?;
+            Ok(channel)
+        };
+        let opened = timeout(CONNECT_TIMEOUT, opening).await.map_err(|elapsed| server.unreachable(elapsed))?;
+        let channel = opened.map_err(|error| server.error("", error))?;
         Ok(Self { connection, window: Window::new(channel), events, reason: String::new(), said_blocked: false })
     }
 

@@ -10,7 +10,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Acker, Consumer};
 use siphasher::sip::SipHasher13;
 
-use super::connection::{OwnedChannel, Server, topology};
+use super::connection::{OwnedChannel, Server, Standing, topology};
 use super::{partition_queue, short_name, wire};
 use crate::queue::{Delivery, QueueError, Settle, SubscribeOptions, Subscriber};
 
@@ -51,7 +51,8 @@ pub(super) async fn consume(
 ) -> Result<Consumer, QueueError> {
     let failed = |error| server.error(queue, error);
     // Zero would mean no bound. Quorum queues know only the bound per consumer.
-    channel.basic_qos(options.prefetch.max(1), BasicQosOptions { global: false }).await.map_err(failed)?;
+    let qos = channel.basic_qos(options.prefetch.max(1), BasicQosOptions { global: false });
+    channel.standing.answer(server, qos).await?.map_err(failed)?;
     let mut arguments = FieldTable::default();
     arguments.insert("x-priority".into(), AMQPValue::LongInt(priority));
     let how = BasicConsumeOptions {
@@ -66,7 +67,8 @@ pub(super) async fn consume(
     };
     // Tells people whose consumer it is; each has a channel of its own. Of a name that is too long the broker makes up one.
     let tag = wire::short(&options.replica).unwrap_or_default();
-    channel.basic_consume(short_name(queue, name)?, tag, how, arguments).await.map_err(failed)
+    let consuming = channel.basic_consume(short_name(queue, name)?, tag, how, arguments);
+    channel.standing.answer(server, consuming).await?.map_err(failed)
 }
 
 /// The weight of a replica for a partition (rendezvous hashing): the attached replica with the greatest one is active.
@@ -81,12 +83,13 @@ pub(super) fn priority(replica: &str, partition: u32) -> i32 {
 
 impl Subscriber for RabbitMqSubscriber {
     async fn receive(&mut self) -> Result<Option<Delivery>, QueueError> {
-        match self.consumer.next().await {
+        match self.channel.standing.answer(&self.server, self.consumer.next()).await? {
             Some(Ok(delivery)) => {
                 let (message, attempts) = wire::message(&delivery.properties, delivery.redelivered, delivery.data);
                 let settle = RabbitMqSettle {
                     server: Arc::clone(&self.server),
                     queue: self.queue.clone(),
+                    standing: self.channel.standing.clone(),
                     acker: delivery.acker,
                 };
                 Ok(Some(Delivery::new(message, attempts, Box::new(settle))))
@@ -103,6 +106,7 @@ impl Subscriber for RabbitMqSubscriber {
 struct RabbitMqSettle {
     server: Arc<Server>,
     queue: String,
+    standing: Standing,
     acker: Acker,
 }
 
@@ -110,7 +114,7 @@ impl Settle for RabbitMqSettle {
     fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), QueueError>> {
         Box::pin(async move {
             // One at a time: records of a batch may be settled out of order.
-            match self.acker.ack(BasicAckOptions { multiple: false }).await {
+            match self.standing.answer(&self.server, self.acker.ack(BasicAckOptions { multiple: false })).await? {
                 Ok(true) => Ok(()),
                 Ok(false) => Err(self.server.unreachable("the subscription of this delivery is closed")),
                 Err(error) => Err(self.server.error(&self.queue, error)),

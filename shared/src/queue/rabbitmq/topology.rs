@@ -3,7 +3,7 @@
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, ExchangeKind, Queue};
+use lapin::{ExchangeKind, Queue};
 
 use super::connection::{OwnedChannel, Server, protocol_error, topology};
 use super::management::{self, Seen};
@@ -38,10 +38,9 @@ pub(super) async fn declare(server: &Server, queue: &SharedQueue) -> Result<(), 
         // The broker's answer tells whether it is the same.
         nowait: false,
     };
-    channel
-        .exchange_declare(exchange.clone(), ExchangeKind::Topic, options, FieldTable::default())
-        .await
-        .map_err(|error| differs(server, name, &format!("exchange {exchange}"), error))?;
+    let declared = channel.exchange_declare(exchange.clone(), ExchangeKind::Topic, options, FieldTable::default());
+    let declared = channel.standing.answer(server, declared).await?;
+    declared.map_err(|error| differs(server, name, &format!("exchange {exchange}"), error))?;
     drop(channel);
     let dead = dead_queue(name);
     declare_queue(server, name, &dead, Role::DeadLetters).await?;
@@ -51,17 +50,15 @@ pub(super) async fn declare(server: &Server, queue: &SharedQueue) -> Result<(), 
         let channel = declare_queue(server, name, &partition_queue, Role::Partition).await?;
         // Any table and action, whatever dots they hold, then the partition.
         let binding = format!("#.{partition}").into();
-        channel
-            .queue_bind(
-                short_name(name, &partition_queue)?,
-                exchange.clone(),
-                binding,
-                // The broker's answer tells that the binding is there before anything is published.
-                QueueBindOptions { nowait: false },
-                FieldTable::default(),
-            )
-            .await
-            .map_err(|error| server.error(name, error))?;
+        let bound = channel.queue_bind(
+            short_name(name, &partition_queue)?,
+            exchange.clone(),
+            binding,
+            // The broker's answer tells that the binding is there before anything is published.
+            QueueBindOptions { nowait: false },
+            FieldTable::default(),
+        );
+        channel.standing.answer(server, bound).await?.map_err(|error| server.error(name, error))?;
     }
     Ok(())
 }
@@ -93,7 +90,7 @@ async fn check_partitions(server: &Server, queue: &SharedQueue, last: u32) -> Re
 /// Returns the channel the queue was declared on.
 async fn declare_queue(server: &Server, queue: &str, name: &str, role: Role) -> Result<OwnedChannel, QueueError> {
     let channel = server.channel().await?;
-    match declare_with(&channel, queue, name, arguments(role, true)).await? {
+    match declare_with(server, &channel, queue, name, arguments(role, true)).await? {
         Ok(_) => return Ok(channel),
         Err(error) if is_unknown_limit(&error) => {}
         Err(error) => return Err(differs(server, queue, &format!("queue {name}"), error)),
@@ -101,14 +98,15 @@ async fn declare_queue(server: &Server, queue: &str, name: &str, role: Role) -> 
     // RabbitMQ before 4.0 has no delivery limit unless one is set, and knows no way to say so.
     tracing::warn!(queue = name, "this broker is older than RabbitMQ 4: partitions do not spread over replicas");
     let channel = server.channel().await?;
-    match declare_with(&channel, queue, name, arguments(role, false)).await? {
+    match declare_with(server, &channel, queue, name, arguments(role, false)).await? {
         Ok(_) => Ok(channel),
         Err(error) => Err(differs(server, queue, &format!("queue {name}"), error)),
     }
 }
 
 async fn declare_with(
-    channel: &Channel,
+    server: &Server,
+    channel: &OwnedChannel,
     queue: &str,
     name: &str,
     arguments: FieldTable,
@@ -125,7 +123,7 @@ async fn declare_with(
         // The broker's answer tells whether it is the same.
         nowait: false,
     };
-    Ok(channel.queue_declare(short_name(queue, name)?, options, arguments).await)
+    channel.standing.answer(server, channel.queue_declare(short_name(queue, name)?, options, arguments)).await
 }
 
 fn arguments(role: Role, limit_delivery: bool) -> FieldTable {
@@ -178,7 +176,8 @@ pub(super) async fn find(
     // Passive: look, and create nothing; the other options are not looked at then.
     let options =
         QueueDeclareOptions { passive: true, durable: false, exclusive: false, auto_delete: false, nowait: false };
-    match channel.queue_declare(short_name(queue, name)?, options, FieldTable::default()).await {
+    let asked = channel.queue_declare(short_name(queue, name)?, options, FieldTable::default());
+    match channel.standing.answer(server, asked).await? {
         Ok(found) => Ok(Some(found)),
         Err(error) => match protocol_error(&error) {
             Some((AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND), _)) => Ok(None),
