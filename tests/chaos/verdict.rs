@@ -62,6 +62,8 @@ pub async fn check(world: &World, writer: &Writer) -> Result<Seen, String> {
         if still.since(dead.letters.len() as u64) > STILL_MAX {
             let (more, fewer) = (records.difference(writer.bad()).next(), writer.bad().difference(&records).next());
             let (record, _) = more.or(fewer).cloned().unwrap_or_default();
+            // The services log the ids of those they set aside.
+            std::fs::write(world.folder.join("dead-letters.txt"), format!("{:#?}\n", dead.letters)).unwrap();
             let broken = format!(
                 "dead letters are not the bad records: one more {more:?}, one missing {fewer:?}, drained {drained}"
             );

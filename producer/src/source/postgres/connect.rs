@@ -195,7 +195,8 @@ impl Settings {
                 problem: format!("no replication slot or sender is left: {message}"),
                 mend: "raise max_replication_slots and max_wal_senders in postgresql.conf and restart".to_owned(),
             },
-            "55006" => self.taken(),
+            // Held by another producer; or made at this moment, by another one that starts.
+            "55006" | "42710" | "23505" => self.taken(),
             // The slot was invalidated, or the slot or publication dropped, while its changes were awaited.
             "55000" | "42704" if doing == "replication" => self.gap(message),
             _ if code.starts_with("28") || code == "3D000" => self.refused(message.to_owned()),
