@@ -1,8 +1,10 @@
 //! Connecting to a server, and what its errors mean.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::ops::Deref;
 use std::pin::pin;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -38,6 +40,8 @@ pub(super) struct Server {
     address: String,
     /// Upper bound of a message's body: the configured one, until the broker says that it takes less.
     bytes_max: AtomicUsize,
+    /// Shared queues that were as configured: what is missing of them now was deleted.
+    found: std::sync::Mutex<HashSet<String>>,
     shared: Mutex<Option<Connection>>,
 }
 
@@ -49,7 +53,7 @@ impl Server {
             |uri| format!("{}:{}, virtual host {:?}", uri.authority.host, uri.authority.port, uri.vhost),
         );
         let bytes_max = AtomicUsize::new(config.message_bytes_max);
-        Self { config, uri, address, bytes_max, shared: Mutex::default() }
+        Self { config, uri, address, bytes_max, found: std::sync::Mutex::default(), shared: Mutex::default() }
     }
 
     /// Opens a channel on the shared connection, which is made, or made anew, when there is none.
@@ -119,6 +123,16 @@ impl Server {
     pub(super) fn login(&self) -> Result<(&str, &str, String), QueueError> {
         let uri = self.uri.as_ref().ok_or_else(|| self.setup("the url is no address of a broker"))?;
         Ok((&uri.authority.userinfo.username, &uri.vhost, self.password(uri)?))
+    }
+
+    /// Remembers that a shared queue is as configured.
+    pub(super) fn note_found(&self, queue: &str) {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.to_owned());
+    }
+
+    /// Whether a shared queue was as configured since the start of this process.
+    pub(super) fn was_found(&self, queue: &str) -> bool {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).contains(queue)
     }
 
     /// Bytes of the largest message the broker takes, as far as is known.

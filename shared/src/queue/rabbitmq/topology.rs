@@ -60,10 +60,12 @@ pub(super) async fn declare(server: &Server, queue: &SharedQueue) -> Result<(), 
         );
         channel.standing.answer(server, bound).await?.map_err(|error| server.error(name, error))?;
     }
+    server.note_found(name);
     Ok(())
 }
 
 /// The number of partitions is fixed: another one would send records to other partitions, past their earlier changes.
+/// Whoever knows that the number was right knows that a partition that is missing was deleted, and makes it again.
 async fn check_partitions(server: &Server, queue: &SharedQueue, last: u32) -> Result<(), QueueError> {
     let (name, partitions) = (&queue.name, queue.partitions);
     let problem = |how| {
@@ -78,7 +80,7 @@ async fn check_partitions(server: &Server, queue: &SharedQueue, last: u32) -> Re
         let found = find(server, &channel, name, &partition_queue(name, partition)).await?;
         Ok::<_, QueueError>(found.is_some())
     };
-    if exists(0).await? && !exists(last).await? {
+    if !server.was_found(name) && exists(0).await? && !exists(last).await? {
         return Err(topology(name, problem("fewer")));
     }
     if exists(partitions).await? {
