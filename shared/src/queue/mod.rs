@@ -26,7 +26,7 @@ use futures_util::future::BoxFuture;
 use crate::envelope::{Envelope, Message};
 
 /// A shared queue by name, with its number of partitions, which is fixed for the life of the queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SharedQueue {
     /// Its name in the configuration and at the broker.
     pub name: String,

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::RabbitmqConfig;
 use crate::config::Secret;
-use crate::queue::{PublishError, QueueError};
+use crate::queue::{PublishError, QueueError, SharedQueue};
 
 /// A server that does not answer within this time is out of reach.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,8 +40,8 @@ pub(super) struct Server {
     address: String,
     /// Upper bound of a message's body: the configured one, until the broker says that it takes less.
     bytes_max: AtomicUsize,
-    /// Shared queues that were as configured: what is missing of them now was deleted.
-    found: std::sync::Mutex<HashSet<String>>,
+    /// Shared queues that had this number of partitions: what is missing of them now was deleted.
+    found: std::sync::Mutex<HashSet<SharedQueue>>,
     shared: Mutex<Option<Connection>>,
 }
 
@@ -126,12 +126,12 @@ impl Server {
     }
 
     /// Remembers that a shared queue is as configured.
-    pub(super) fn note_found(&self, queue: &str) {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.to_owned());
+    pub(super) fn note_found(&self, queue: &SharedQueue) {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.clone());
     }
 
     /// Whether a shared queue was as configured since the start of this process.
-    pub(super) fn was_found(&self, queue: &str) -> bool {
+    pub(super) fn was_found(&self, queue: &SharedQueue) -> bool {
         self.found.lock().unwrap_or_else(PoisonError::into_inner).contains(queue)
     }
 

@@ -60,7 +60,7 @@ pub(super) async fn declare(server: &Server, queue: &SharedQueue) -> Result<(), 
         );
         channel.standing.answer(server, bound).await?.map_err(|error| server.error(name, error))?;
     }
-    server.note_found(name);
+    server.note_found(queue);
     Ok(())
 }
 
@@ -80,7 +80,7 @@ async fn check_partitions(server: &Server, queue: &SharedQueue, last: u32) -> Re
         let found = find(server, &channel, name, &partition_queue(name, partition)).await?;
         Ok::<_, QueueError>(found.is_some())
     };
-    if !server.was_found(name) && exists(0).await? && !exists(last).await? {
+    if !server.was_found(queue) && exists(0).await? && !exists(last).await? {
         return Err(topology(name, problem("fewer")));
     }
     if exists(partitions).await? {
