@@ -47,16 +47,20 @@ async fn a_position_of_a_lost_log_finishes_no_copy_of_the_next() {
     next(&mut source).await;
     // Everything of ours is taken out of the file, so that the numbers of copies start over.
     desk.run(
-        "DROP TABLE _syncline_state; DROP TABLE _syncline_copy; DROP TABLE _syncline_table;
-         DELETE FROM sqlite_sequence WHERE name = '_syncline_copy'",
+        "BEGIN IMMEDIATE; DROP TABLE _syncline_state; DROP TABLE _syncline_copy; DROP TABLE _syncline_table;
+         DELETE FROM sqlite_sequence WHERE name = '_syncline_copy'; COMMIT",
     );
     // Epochs are seconds.
     let second = jiff::Timestamp::now().as_second();
     while jiff::Timestamp::now().as_second() == second {
         thread::sleep(Duration::from_millis(10));
     }
-    let copied = source.poll(LIMIT).await.expect("a poll").changes;
-    assert_eq!(lines(&copied), ["bulk I1: I1 1 a for s"]);
+    let copied = match source.poll(LIMIT).await {
+        Ok(polled) => polled,
+        // A look at the file that was under way met it without its tables; the pipeline tries again.
+        Err(_) => source.poll(LIMIT).await.expect("a poll"),
+    };
+    assert_eq!(lines(&copied.changes), ["bulk I1: I1 1 a for s"]);
     source.close().await;
     let mut source = desk.source(&[("incident", &["s"])]);
     assert_eq!(lines(&next(&mut source).await), ["bulk I1: I1 1 a for s"], "it was not committed");
