@@ -85,6 +85,8 @@ pub struct Lane {
     pub partition: u32,
     /// The action.
     pub action: Action,
+    /// Whether its records carry a part of their columns only. Kept apart, since such a batch waits for all before it.
+    pub partial: bool,
     /// Systems the changes have passed; part of the envelope's clear header, hence the same for a whole batch.
     pub origin: Arc<[String]>,
 }

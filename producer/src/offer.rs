@@ -66,7 +66,8 @@ impl Offers {
             let source = self.outlets.source();
             let partition = partition_of(source, &change.table, key, outlet.queue.partitions);
             let id = key_id(source, &change.table, key);
-            let lane = Lane { share: place, queue, partition, action, origin: self.outlets.origin(&change.origin) };
+            let origin = self.outlets.origin(&change.origin);
+            let lane = Lane { share: place, queue, partition, action, partial, origin };
             self.line.clear();
             write_line(&mut self.line, key, change.version, change.at, data.as_deref(), partial);
             if self.line.len() > self.record_bytes_max {
@@ -108,6 +109,7 @@ impl Offers {
             queue,
             seal: outlet.seal.clone(),
             route,
+            partial: lane.partial,
             ndjson,
             tickets,
             metrics: outlet.metrics.clone(),

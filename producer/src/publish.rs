@@ -2,8 +2,10 @@
 //!
 //! Order (promise P3): batches are published in the order they came. When one fails, everything from it on in its
 //! partition is published again, even what the broker confirmed meanwhile: repeats are harmless, a gap is not. It goes
-//! first and alone, so that a partition that takes nothing is not sent a whole window again and again. Fails never; a
-//! broker that does not take messages is tried again until the shutdown.
+//! first and alone, so that a partition that takes nothing is not sent a whole window again and again. A batch of partial
+//! records is published once all before it in its partition is confirmed: sent again behind it, an older change would be
+//! stale to the target, and the columns that only it carried lost. Fails never; a broker that does not take messages is
+//! tried again until the shutdown.
 
 use std::collections::{HashSet, VecDeque};
 use std::convert::Infallible;
@@ -77,6 +79,8 @@ pub(crate) struct Job {
     pub seal: Seal,
     /// Where it belongs.
     pub route: Route,
+    /// Whether its records carry a part of their columns only.
+    pub partial: bool,
     /// The records' lines.
     pub ndjson: Vec<u8>,
     /// The polls its records came from.
@@ -92,6 +96,7 @@ struct Item {
     queue: Arc<str>,
     seal: Seal,
     envelope: Envelope,
+    partial: bool,
     tickets: Vec<Ticket>,
     metrics: ShareMetrics,
     oversize: Option<String>,
@@ -112,8 +117,13 @@ impl Item {
             }
         };
         job.metrics.sealed_bytes.inc_by(envelope.body_len() as u64);
-        let Job { queue, seal, tickets, metrics, oversize, .. } = job;
-        Self { queue, seal, envelope, tickets, metrics, oversize, plain_bytes }
+        let Job { queue, seal, partial, tickets, metrics, oversize, .. } = job;
+        Self { queue, seal, envelope, partial, tickets, metrics, oversize, plain_bytes }
+    }
+
+    /// The shared queue and the partition: what has an order.
+    fn lane(&self) -> (&str, u32) {
+        (&self.queue, self.envelope.route().partition)
     }
 
     /// Smaller ones in its place, where the broker takes no more than `bytes_max`; itself when there are none. CPU-bound.
@@ -123,6 +133,7 @@ impl Item {
                 queue: self.queue.clone(),
                 seal: self.seal.clone(),
                 route: self.envelope.route().clone(),
+                partial: self.partial,
                 ndjson,
                 tickets: self.tickets.clone(),
                 metrics: self.metrics.clone(),
@@ -277,6 +288,7 @@ impl<B: Broker> Window<B> {
         while !self.held
             && (!self.probing || self.in_flight.is_empty())
             && let (Some(publisher), Some(item)) = (&mut self.publisher, self.unsent.front())
+            && !(item.partial && self.in_flight.iter().any(|sent| sent.item.lane() == item.lane()))
         {
             let sent = Instant::now();
             let published = match &item.oversize {

@@ -52,6 +52,7 @@ fn halves(job: Job, first: u32) -> Vec<Job> {
             queue: job.queue.clone(),
             seal: job.seal.clone(),
             route,
+            partial: job.partial,
             ndjson: ndjson.to_vec(),
             tickets,
             metrics: job.metrics.clone(),

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn lane(share: usize, action: Action, partition: u32) -> Lane {
-    Lane { share, queue: 0, partition, action, origin: Arc::from([]) }
+    Lane { share, queue: 0, partition, action, partial: false, origin: Arc::from([]) }
 }
 
 fn config() -> BatchConfig {
