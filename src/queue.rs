@@ -83,9 +83,9 @@ pub(crate) async fn status(path: &Path, env: &Env, json: bool) -> Result<(), Fai
     }
     if all.iter().any(|(_, status)| status.as_ref().is_some_and(is_ageless)) {
         println!(
-            "\n-: not told. How old a message is RabbitMQ never tells: for that, look at the consumers' metrics \
-             syncline_consumer_record_age_seconds and syncline_consumer_newest_applied_timestamp_seconds. Messages a \
-             consumer holds are not in READY; whether it is paused, its /readyz says."
+            "\nRabbitMQ does not tell how old a message is; the consumer that holds it does. Nobody holds the oldest message \
+             where OLDEST is -: is a consumer running? Messages a consumer holds are not in READY; whether it is paused, \
+             its /readyz says."
         );
     }
     Ok(())
@@ -93,7 +93,7 @@ pub(crate) async fn status(path: &Path, env: &Env, json: bool) -> Result<(), Fai
 
 /// Whether messages wait whose age is not known.
 fn is_ageless(status: &QueueStatus) -> bool {
-    status.partitions.iter().any(|one| one.unacked.is_none() || (one.ready > 0 && one.oldest_seconds.is_none()))
+    status.partitions.iter().any(|one| one.ready > 0 && one.oldest_seconds.is_none())
 }
 
 fn rows(all: &[(String, Option<QueueStatus>)]) -> Vec<[String; 7]> {

@@ -4,7 +4,7 @@ use crate::bad_input::{ALL, ITEM, SHARE, paused, ready, stream_only};
 use crate::kit::config::{Folder, rabbitmq};
 use crate::kit::process::{Service, syncline};
 use crate::kit::rabbit::{User, Vhost};
-use crate::kit::{eventually, service};
+use crate::kit::{eventually, eventually_some, service};
 use crate::postgres::Path;
 
 /// A path in step, with both services running.
@@ -123,17 +123,22 @@ async fn a_changed_password_is_read_from_its_file_and_revoked_permissions_are_wa
 }
 
 const CONFIGURE: &str = r"^(syncline\.crm|crm\.[0-9]+|crm\.dead)$";
+/// What a consumer may: configure, write, read.
+const CONSUME: [&str; 3] = [
+    r"^(syncline\.crm(\.status)?|crm\.[0-9]+|crm\.dead|crm\.status\..+)$",
+    r"^(crm\.[0-9]+|crm\.status\..+|amq\.default)$",
+    r"^(syncline\.crm(\.status)?|crm\.[0-9]+|crm\.status\..+)$",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_documented_permissions_are_enough_and_with_less_the_missing_one_is_named() {
     let (folder, vhost) = (Folder::create(), Vhost::create());
     let permissions = [CONFIGURE, r"^(syncline\.crm|crm\.[0-9]+|amq\.default)$", r"^syncline\.crm$"];
     let produce = User::create(&vhost, "p", permissions);
-    let consume =
-        User::create(&vhost, "c", [CONFIGURE, r"^(crm\.[0-9]+|amq\.default)$", r"^(syncline\.crm|crm\.[0-9]+)$"]);
+    let consume = User::create(&vhost, "c", CONSUME);
     let read = User::create(&vhost, "r", ["^$", "^$", r"^crm\.dead$"]);
     let replay = User::create(&vhost, "y", ["^$", r"^syncline\.crm$", r"^crm\.dead$"]);
-    let look = User::create(&vhost, "l", ["^$", "^$", "^$"]);
+    let look = User::create(&vhost, "l", ["^$", r"^syncline\.crm\.status$", "^$"]);
     let narrow = "CREATE TABLE item (id int PRIMARY KEY, note varchar(20))";
     let queue = rabbitmq(&vhost.url);
     let bound = "[producer.publish]\nrecord_bytes_max = 4096\n";
@@ -180,8 +185,25 @@ async fn the_documented_permissions_are_enough_and_with_less_the_missing_one_is_
     paused(&producer, "write access to exchange 'syncline.crm'").await;
     paused(&consumer, "read access to queue 'crm.").await;
     produce.permit(&path.vhost, permissions);
-    consume.permit(&path.vhost, [CONFIGURE, r"^(crm\.[0-9]+|amq\.default)$", r"^(syncline\.crm|crm\.[0-9]+)$"]);
+    consume.permit(&path.vhost, CONSUME);
     path.in_step("permitted again", replayed, replayed).await;
+
+    // What a replica cannot apply it holds, and tells who asks.
+    path.target.run("ALTER TABLE item RENAME TO elsewhere").await;
+    path.source.run("UPDATE item SET note = 'c' WHERE id <> 8").await;
+    eventually_some("every partition has an owner and an age", async || {
+        let status = run(&as_user(&look, "l"), &["--json", "queue", "status"]);
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        let told = |one: &serde_json::Value| {
+            one["owner"].is_string() && one["unacked"].as_u64() > Some(0) && one["oldest_seconds"].as_u64() >= Some(2)
+        };
+        status[0]["partitions"].as_array().unwrap().iter().all(told).then_some(())
+    })
+    .await;
+    path.target.run("ALTER TABLE elsewhere RENAME TO item").await;
+    path.in_step("after the table came back", replayed, replayed).await;
+    let unasked = run(&as_user(&read, "r"), &["queue", "status"]);
+    assert!(unasked.contains("cannot be asked") && unasked.contains("syncline.crm.status"), "{unasked}");
     assert!(producer.stop().success() && consumer.stop().success());
 }
 

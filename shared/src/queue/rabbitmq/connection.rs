@@ -1,10 +1,10 @@
 //! Connecting to a server, and what its errors mean.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::ops::Deref;
 use std::pin::pin;
-use std::sync::PoisonError;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::RabbitmqConfig;
+use super::holdings::{Holder, lock};
 use crate::config::Secret;
 use crate::queue::{PublishError, QueueError, SharedQueue};
 
@@ -42,6 +43,8 @@ pub(super) struct Server {
     bytes_max: AtomicUsize,
     /// Shared queues that had this number of partitions: what is missing of them now was deleted.
     found: std::sync::Mutex<HashSet<SharedQueue>>,
+    /// What each replica of this process holds of each shared queue; there is one, but for tests.
+    holders: std::sync::Mutex<HashMap<(String, String), Arc<Holder>>>,
     shared: Mutex<Option<Connection>>,
 }
 
@@ -53,7 +56,15 @@ impl Server {
             |uri| format!("{}:{}, virtual host {:?}", uri.authority.host, uri.authority.port, uri.vhost),
         );
         let bytes_max = AtomicUsize::new(config.message_bytes_max);
-        Self { config, uri, address, bytes_max, found: std::sync::Mutex::default(), shared: Mutex::default() }
+        Self {
+            config,
+            uri,
+            address,
+            bytes_max,
+            found: std::sync::Mutex::default(),
+            holders: std::sync::Mutex::default(),
+            shared: Mutex::default(),
+        }
     }
 
     /// Opens a channel on the shared connection, which is made, or made anew, when there is none.
@@ -127,12 +138,19 @@ impl Server {
 
     /// Remembers that a shared queue is as configured.
     pub(super) fn note_found(&self, queue: &SharedQueue) {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.clone());
+        lock(&self.found).insert(queue.clone());
     }
 
     /// Whether a shared queue was as configured since the start of this process.
     pub(super) fn was_found(&self, queue: &SharedQueue) -> bool {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).contains(queue)
+        lock(&self.found).contains(queue)
+    }
+
+    /// What a replica holds of a shared queue.
+    pub(super) fn holder(&self, queue: &str, replica: &str) -> Arc<Holder> {
+        let mut holders = lock(&self.holders);
+        let holder = holders.entry((queue.to_owned(), replica.to_owned()));
+        holder.or_insert_with(|| Arc::new(Holder::new(replica))).clone()
     }
 
     /// Bytes of the largest message the broker takes, as far as is known.
@@ -253,13 +271,17 @@ pub(super) struct Standing {
 }
 
 impl Standing {
+    /// Whether both do, as far as this end knows.
+    pub(super) fn stands(&self) -> bool {
+        self.channel.connected() && self.connection.connected()
+    }
+
     /// Waits for an answer on the channel.
     ///
     /// # Errors
     /// [`QueueError::Unreachable`]: channel or connection are gone, and no answer will come.
     pub(super) async fn answer<T>(&self, server: &Server, answer: impl Future<Output = T>) -> Result<T, QueueError> {
-        let is_there = || self.channel.connected() && self.connection.connected();
-        while_there(is_there, answer).await.ok_or_else(|| server.unreachable(BROKEN))
+        while_there(|| self.stands(), answer).await.ok_or_else(|| server.unreachable(BROKEN))
     }
 }
 

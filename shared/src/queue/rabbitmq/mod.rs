@@ -1,12 +1,13 @@
 //! RabbitMQ 4: the broker for several machines. The only place that knows AMQP.
 //!
 //! A shared queue is a topic exchange `syncline.<queue>`, one quorum queue `<queue>.<partition>` per partition with a
-//! single active consumer, and `<queue>.dead`. Every broken connection is replaced as a whole, by the next call that
+//! single active consumer, and `<queue>.dead`; replicas answer to `syncline.<queue>.status`. Every broken connection is replaced as a whole, by the next call that
 //! needs one; nothing is repeated behind the caller's back. Knows messages, not what they mean.
 
 mod confirms;
 mod connection;
 mod dead_letters;
+mod holdings;
 mod link;
 mod management;
 mod publisher;

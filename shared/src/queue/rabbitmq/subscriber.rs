@@ -11,6 +11,7 @@ use lapin::{Acker, Consumer};
 use siphasher::sip::SipHasher13;
 
 use super::connection::{OwnedChannel, Server, Standing, topology};
+use super::holdings::{Holding, lock};
 use super::{partition_queue, short_name, wire};
 use crate::queue::{Delivery, QueueError, Settle, SubscribeOptions, Subscriber};
 
@@ -23,6 +24,8 @@ pub struct RabbitMqSubscriber {
     queue: String,
     channel: OwnedChannel,
     consumer: Consumer,
+    /// What was received and is not settled.
+    holding: Arc<Holding>,
 }
 
 impl RabbitMqSubscriber {
@@ -34,9 +37,11 @@ impl RabbitMqSubscriber {
     ) -> Result<Self, QueueError> {
         let priority = priority(&options.replica, partition);
         let name = partition_queue(queue, partition);
+        let holder = server.holder(queue, &options.replica);
+        holder.listen(&server, queue).await;
         let channel = server.channel().await?;
         let consumer = consume(&server, &channel, queue, &name, options, priority).await?;
-        Ok(Self { server, queue: queue.to_owned(), channel, consumer })
+        Ok(Self { server, queue: queue.to_owned(), channel, consumer, holding: holder.subscribe(partition) })
     }
 }
 
@@ -85,12 +90,15 @@ impl Subscriber for RabbitMqSubscriber {
     async fn receive(&mut self) -> Result<Option<Delivery>, QueueError> {
         match self.channel.standing.answer(&self.server, self.consumer.next()).await? {
             Some(Ok(delivery)) => {
+                lock(&self.holding).insert(delivery.delivery_tag, *delivery.properties.timestamp());
                 let (message, attempts) = wire::message(&delivery.properties, delivery.redelivered, delivery.data);
                 let settle = RabbitMqSettle {
                     server: Arc::clone(&self.server),
                     queue: self.queue.clone(),
                     standing: self.channel.standing.clone(),
                     acker: delivery.acker,
+                    number: delivery.delivery_tag,
+                    holding: Arc::clone(&self.holding),
                 };
                 Ok(Some(Delivery::new(message, attempts, Box::new(settle))))
             }
@@ -108,6 +116,8 @@ struct RabbitMqSettle {
     queue: String,
     standing: Standing,
     acker: Acker,
+    number: u64,
+    holding: Arc<Holding>,
 }
 
 impl Settle for RabbitMqSettle {
@@ -115,7 +125,10 @@ impl Settle for RabbitMqSettle {
         Box::pin(async move {
             // One at a time: records of a batch may be settled out of order.
             match self.standing.answer(&self.server, self.acker.ack(BasicAckOptions { multiple: false })).await? {
-                Ok(true) => Ok(()),
+                Ok(true) => {
+                    lock(&self.holding).remove(&self.number);
+                    Ok(())
+                }
                 Ok(false) => Err(self.server.unreachable("the subscription of this delivery is closed")),
                 Err(error) => Err(self.server.error(&self.queue, error)),
             }

@@ -188,10 +188,13 @@ async fn the_status_names_owner_and_unsettled_messages_with_the_management_inter
     names.sort_by_key(|name| priority(name, 0));
     let options = SubscribeOptions { prefetch: 2, ..replica(names[1]) };
     let mut owner = broker.subscriber(QUEUE, 0, &options).await.expect("a subscriber");
-    let _held = [next(&mut owner).await, next(&mut owner).await];
+    let (first, _held) = (next(&mut owner).await, next(&mut owner).await);
     let _standby = broker.subscriber(QUEUE, 0, &replica(names[0])).await.expect("a subscriber");
     let status = broker.status(&queue()).await.expect("a status");
-    assert_eq!((status.partitions[0].owner.as_deref(), status.partitions[0].unacked), (None, None));
+    let [busy, idle] = &status.partitions[..] else { panic!("two partitions") };
+    assert_eq!((busy.owner.as_deref(), busy.unacked, busy.standby), (Some(names[1]), Some(2), None));
+    assert!(busy.oldest_seconds.is_some_and(|seconds| seconds < 60), "{busy:?}");
+    assert_eq!((idle.owner.as_deref(), idle.unacked, idle.oldest_seconds), (None, None, None));
     assert!(status.untold.is_some_and(|note| note.contains("set management_url")));
 
     let url = environment("SYNCLINE_TEST_RABBITMQ_API");
@@ -208,7 +211,10 @@ async fn the_status_names_owner_and_unsettled_messages_with_the_management_inter
     assert_eq!(status.untold, None);
 
     let away = informed("http://127.0.0.1:9".to_owned()).status(&queue()).await.expect("what AMQP tells");
-    assert_eq!((away.partitions[0].ready, away.partitions[0].owner.as_deref()), (3, None));
+    first.ack().await.expect("settled");
+    let left = broker.status(&queue()).await.expect("a status").partitions.swap_remove(0).unacked;
+    assert_eq!(left, Some(1));
+    assert_eq!((away.partitions[0].ready, away.partitions[0].owner.as_deref()), (3, Some(names[1])));
     assert!(away.untold.is_some_and(|note| note.contains("127.0.0.1:9")));
 }
 

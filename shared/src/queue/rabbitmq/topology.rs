@@ -1,14 +1,19 @@
 //! The exchange and queues of a shared queue: made, checked, counted.
 
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{ExchangeKind, Queue};
 
 use super::connection::{OwnedChannel, Server, protocol_error, topology};
+use super::holdings;
 use super::management::{self, Seen};
 use super::{dead_queue, exchange, partition_queue, short_name};
 use crate::queue::{PartitionStatus, QueueError, QueueStatus, SharedQueue};
+use crate::tasks::chain;
 
 /// What a queue is for; they differ in their arguments.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -205,25 +210,36 @@ pub(super) async fn status(server: &Server, queue: &SharedQueue) -> Result<Queue
     let queues: Vec<_> = (0..queue.partitions).map(|partition| partition_queue(name, partition)).collect();
     let looked = match server.config.management_url.as_deref().and_then(management::parse) {
         Some(url) => management::look(server, &url, &queues).await,
-        None => Err("set management_url in [queue] to see who owns a partition and what it holds".to_owned()),
+        None => {
+            Err("set management_url in [queue] to see who owns a partition that is empty, and who stands by".to_owned())
+        }
     };
-    let (seen, untold) = looked.map_or_else(|why| (Vec::new(), Some(why)), |seen| (seen, None));
+    let (seen, mut untold) = looked.map_or_else(|why| (Vec::new(), Some(why)), |seen| (seen, None));
+    let mut told = match holdings::ask(server, name).await {
+        Ok(told) => told,
+        Err(error) => {
+            untold = Some(format!("the replicas cannot be asked what they hold: {}", chain(&error)));
+            BTreeMap::new()
+        }
+    };
+    let now = u64::try_from(Timestamp::now().as_second()).unwrap_or_default();
     let mut seen = seen.iter();
     let mut partitions = Vec::new();
     for (partition, queue) in (0..).zip(&queues) {
         let found = find(server, &channel, name, queue).await?.ok_or_else(|| gone(queue))?;
-        let seen = seen.next();
+        let (seen, told) = (seen.next(), told.remove(&partition));
+        let oldest = told.as_ref().and_then(|told| told.oldest);
         partitions.push(PartitionStatus {
             partition,
             ready: found.message_count().into(),
-            unacked: seen.and_then(|seen| seen.unacked),
+            unacked: seen.and_then(|seen| seen.unacked).or(told.as_ref().map(|told| told.unacked)),
             // Those that stand by are not counted.
             consumers: found.consumer_count(),
-            owner: seen.and_then(Seen::owner),
+            owner: seen.and_then(Seen::owner).or(told.map(|told| told.owner)),
             standby: seen.map(Seen::standby),
-            // Not told: `basic.get` is not allowed here, and a consumer that looks at one message and goes would put it
-            // behind others that came back to the queue.
-            oldest_seconds: None,
+            // Of a message nobody holds it is not told: `basic.get` is not allowed here, and a consumer that looks at one
+            // message and goes would put it behind others that came back to the queue.
+            oldest_seconds: oldest.map(|oldest| now.saturating_sub(oldest)),
         });
     }
     Ok(QueueStatus { partitions, dead_letters: dead.message_count().into(), untold })
