@@ -14,14 +14,14 @@ pub fn stream_only() -> String {
 pub const ALL: &str = "SELECT id, note FROM item";
 const MARKER: &str = "4711-secret-value";
 
-/// Waits until a service is not ready and says why.
+/// Waits until a service is not ready and says why, there and in its log.
 pub async fn paused(service: &Service, why: &str) {
     let reason = async || {
         let (status, body) = service.get("/readyz")?;
         (status.contains("503") && body.contains(why)).then_some(())
     };
     eventually_some(why, reason).await;
-    assert!(service.log().contains(why), "the log does not say why:\n{}", service.log());
+    eventually(&format!("the log says {why}"), true, async || service.log().contains(why)).await;
 }
 
 pub async fn ready(service: &Service) {
