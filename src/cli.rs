@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Consumer,
     /// Validate the configuration, then reach every system it names; reports every problem in one go
     Check,
+    /// Ask the services of this machine whether they are ready, for health checks of containers
+    Health,
     /// Look at shares
     #[command(subcommand)]
     Share(ShareCommand),

@@ -6,6 +6,7 @@ mod config;
 mod dead_letter;
 mod demo;
 mod failure;
+mod health;
 mod keys;
 mod queue;
 #[cfg(test)]
@@ -64,6 +65,7 @@ async fn run(cli: Cli, env: Env) -> Result<(), Failure> {
         Command::Producer => services::run(&path, env, Role::Producer).await,
         Command::Consumer => services::run(&path, env, Role::Consumer).await,
         Command::Check => check::run(&path, &env, json).await,
+        Command::Health => health::run(&path, &env, json).await,
         Command::Share(ShareCommand::List) => share::list(&path, &env, json),
         Command::Source(SourceCommand::Rebuild { name, whole }) => {
             source::rebuild(&path, &env, json, &name, whole).await
@@ -83,6 +85,7 @@ fn log(command: &Command, env: &Env) {
         Command::Up | Command::Producer | Command::Consumer => "info",
         Command::Demo(_)
         | Command::Check
+        | Command::Health
         | Command::Share(_)
         | Command::Source(_)
         | Command::Queue(_)

@@ -2,8 +2,9 @@
 
 use crate::kit::config::{Folder, common, embedded, rabbitmq};
 use crate::kit::database::Database;
-use crate::kit::process::syncline;
+use crate::kit::process::{Service, syncline};
 use crate::kit::rabbit::Vhost;
+use crate::kit::{eventually, eventually_some};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -203,4 +204,40 @@ fn shares_are_listed() {
     let json: serde_json::Value =
         serde_json::from_slice(&syncline(folder.path(), &["share", "list", "--json"]).stdout).unwrap();
     assert_eq!(json[0]["cipher"], "TripleDES");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_0_when_every_service_here_is_ready_and_69_with_the_reason_when_one_is_not() {
+    let folder = Folder::create();
+    let config = format!(
+        "{}{}[source.desk]\ntype = \"sqlite\"\npath = \"desk.db\"\n\
+         [share.items]\nsource = \"desk\"\ntable = \"item\"\nqueue = \"crm\"\nkey = \"aes\"\ninteractive_only = false\n\
+         [target.crm]\ntype = \"sqlite\"\npath = \"crm.db\"\n[subscription.crm]\nqueue = \"crm\"\ntarget = \"crm\"\n",
+        common(&folder),
+        embedded(&folder),
+    );
+    let desk = rusqlite::Connection::open(folder.file("desk.db")).unwrap();
+    desk.execute_batch("CREATE TABLE item (id INTEGER PRIMARY KEY)").unwrap();
+    let crm = rusqlite::Connection::open(folder.file("crm.db")).unwrap();
+    crm.execute_batch("CREATE TABLE item (id INTEGER PRIMARY KEY)").unwrap();
+    let mut up = Service::start(folder.path(), "up", &folder.write("syncline.toml", &config));
+    let address = eventually_some("listening", async || up.address()).await;
+    // The one that asks has to know the port.
+    folder.write("health.toml", &config.replacen("127.0.0.1:0", &address, 1));
+    let health = || {
+        let output = syncline(folder.path(), &["health", "--config", "health.toml"]);
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    eventually("ready", (Some(0), "ready\n".to_owned()), async || health()).await;
+
+    crm.execute_batch("DROP TABLE item").unwrap();
+    desk.execute_batch("INSERT INTO item VALUES (1)").unwrap();
+    eventually_some("paused, with the reason", async || {
+        let (code, said) = health();
+        (code == Some(69) && said.contains("subscription crm") && said.contains("item")).then_some(())
+    })
+    .await;
+    assert!(up.stop().success());
+    let (code, said) = health();
+    assert!(code == Some(69) && said.contains("No service answers at"), "{said}");
 }

@@ -53,7 +53,7 @@ impl Service {
     }
 
     /// Its admin address, once it listens.
-    fn address(&self) -> Option<String> {
+    pub fn address(&self) -> Option<String> {
         let log = self.log();
         let line = log.lines().rev().find(|line| line.contains("serving /metrics"))?;
         let address = line.split("address=").nth(1)?.split_whitespace().next()?;
