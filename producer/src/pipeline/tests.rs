@@ -206,6 +206,7 @@ impl Scene {
             on: vec![crate::share::ShareOn::Insert, crate::share::ShareOn::Update, crate::share::ShareOn::Delete],
             interactive_only: true,
             filter: self.filter.map(str::to_owned),
+            time_zone: None,
             columns: None,
             initial: Initial::None,
             on_truncate: crate::source::OnTruncate::Pause,

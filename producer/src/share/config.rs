@@ -1,5 +1,6 @@
 //! The configuration of a share, `[share.<name>]`.
 
+use jiff::tz::TimeZone;
 use serde::Deserialize;
 use syncline_shared::config::FieldProblem;
 use syncline_shared::record::Action;
@@ -34,11 +35,13 @@ pub struct ShareConfig {
     /// changes withheld then, so say `false` for it. Rows of a copy leave in either case.
     #[serde(default = "yes")]
     pub interactive_only: bool,
-    /// A ServiceNow encoded query that records must fit, such as `priority<=2^active=true`; default none. Operators:
-    /// `= != < <= > >= IN LIKE STARTSWITH ISEMPTY ISNOTEMPTY`, joined by `^`, `^OR`, `^NQ`. Looks at the record after the
-    /// change, for deletes at what the source knows of it before. Upper and lower case differ.
+    /// A ServiceNow encoded query that records must fit, such as `priority<=2^active=true`; default none. Looks at the
+    /// record after the change, for deletes at what the source knows of it before. Upper and lower case differ.
     #[serde(default)]
     pub filter: Option<String>,
+    /// The time zone whose days, weeks and months the filter's dates are, such as `Europe/Berlin`; default `UTC`.
+    #[serde(default)]
+    pub time_zone: Option<String>,
     /// The columns that leave; default all. Key columns always go along, and the filter may name columns that do not.
     #[serde(default)]
     pub columns: Option<Vec<String>>,
@@ -120,7 +123,8 @@ impl ShareConfig {
         if self.on.is_empty() {
             problems.push(("on", "is empty, so nothing would ever leave; any of insert, update, delete".to_owned()));
         }
-        problems.extend(self.parse_filter().err());
+        problems.extend(self.zone().err());
+        problems.extend(self.parse_filter(TimeZone::UTC).err());
         let columns = self.columns.as_deref().unwrap_or_default();
         if self.columns.is_some() && columns.is_empty() {
             problems.push(("columns", "is empty; name columns, or leave it out to send all".to_owned()));
@@ -160,11 +164,15 @@ impl ShareConfig {
         }
     }
 
-    pub(super) fn parse_filter(&self) -> Result<Option<Filter>, FieldProblem> {
-        self.filter
-            .as_deref()
-            .map(str::parse)
-            .transpose()
-            .map_err(|cause: super::FilterError| ("filter", cause.to_string()))
+    /// The time zone of the filter's dates.
+    pub(super) fn zone(&self) -> Result<TimeZone, FieldProblem> {
+        let name = self.time_zone.as_deref().unwrap_or("UTC");
+        TimeZone::get(name)
+            .map_err(|_| ("time_zone", format!("{name:?} is not known; a name such as \"Europe/Berlin\" or \"UTC\"")))
+    }
+
+    pub(super) fn parse_filter(&self, zone: TimeZone) -> Result<Option<Filter>, FieldProblem> {
+        let filter = self.filter.as_deref().map(|text| Filter::parse(text, zone));
+        filter.transpose().map_err(|cause| ("filter", cause.to_string()))
     }
 }

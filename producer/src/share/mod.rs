@@ -19,7 +19,7 @@ use syncline_shared::record::{Action, Row};
 
 use crate::source::Change;
 use columns::{Last, Projection};
-use filter::{Places, Verdict};
+use filter::{Before, Places, Seen, Verdict};
 
 /// A share, compiled: it decides about changes without looking anything up by name.
 #[derive(Debug)]
@@ -108,7 +108,7 @@ impl Share {
             table: config.table.as_str().into(),
             on: config.on.iter().map(|on| on.action()).collect(),
             interactive_only: config.interactive_only,
-            filter: config.parse_filter().map_err(|problem| vec![problem])?,
+            filter: config.zone().and_then(|zone| config.parse_filter(zone)).map_err(|problem| vec![problem])?,
             selection: config
                 .columns
                 .as_ref()
@@ -161,11 +161,7 @@ impl Share {
             Action::Delete => None,
         };
         if let Some(filter) = &self.filter {
-            let verdict = match (row, &change.before) {
-                (Some(row), _) => test(filter, &self.places, row, Err),
-                (None, before) => test(filter, &self.places_before, before.as_ref().unwrap_or(&change.key), |_| Ok(())),
-            };
-            match verdict {
+            match self.test(filter, change, row) {
                 Ok(Verdict::Fits | Verdict::Unknown) => {}
                 Ok(Verdict::FitsNot) => return Decision::Withhold(Withheld::Filter),
                 Err(column) => return Decision::Unfit { column },
@@ -177,6 +173,32 @@ impl Share {
         };
         let partial = data.as_ref().is_some_and(|row| row.has_unchanged());
         Decision::Share(Shared { action: change.action, key: &change.key, data, partial })
+    }
+
+    /// Holds a change against the filter: the row after it, or for a delete what is known of the record before. A column
+    /// the table lacks is an error.
+    fn test<'a>(&self, filter: &'a Filter, change: &Change, row: Option<&Row>) -> Result<Verdict, &'a str> {
+        let at = change.at;
+        let Some(row) = row else {
+            let row = change.before.as_ref().unwrap_or(&change.key);
+            return looked_up(filter, &self.places_before, row, |places| {
+                Ok(filter.test(&Seen { row, places, before: Before::Same, at }))
+            });
+        };
+        looked_up(filter, &self.places, row, |places| {
+            if let Some(column) = filter.missing(places) {
+                return Err(column);
+            }
+            let test = |before: Before<'_>| filter.test(&Seen { row, places, before, at });
+            Ok(match (change.action, &change.before) {
+                (Action::Bulk | Action::Delete, _) => test(Before::Same),
+                (Action::Insert, _) => test(Before::Nothing),
+                (Action::Update, None) => test(Before::Unknown),
+                (Action::Update, Some(before)) => {
+                    looked_up(filter, &self.places_before, before, |places| test(Before::Row(before, places)))
+                }
+            })
+        })
     }
 
     /// The rules about what happened and who did it.
@@ -207,21 +229,9 @@ impl Share {
     }
 }
 
-/// Holds a row against a filter; `missing` says whether a column the row lacks matters.
-fn test<'a>(
-    filter: &'a Filter,
-    places: &Last<Places>,
-    row: &Row,
-    missing: impl FnOnce(&'a str) -> Result<(), &'a str>,
-) -> Result<Verdict, &'a str> {
-    places.with(
-        |places| places.columns == *row.columns(),
-        || filter.places(row.columns()),
-        |places| {
-            filter.missing(places).map_or(Ok(()), missing)?;
-            Ok(filter.test(row, places))
-        },
-    )
+/// Looks up where a filter's columns are in a row, once for all rows of its shape.
+fn looked_up<R>(filter: &Filter, last: &Last<Places>, row: &Row, then: impl FnOnce(&Places) -> R) -> R {
+    last.with(|places| places.columns == *row.columns(), || filter.places(row.columns()), then)
 }
 
 #[cfg(test)]

@@ -123,6 +123,30 @@ fn the_filter_looks_at_the_record_after_the_change_and_before_a_delete() {
 }
 
 #[test]
+fn the_days_of_the_filter_are_those_of_the_share_s_time_zone() {
+    let filter = "openedONToday@javascript:gs.daysAgoStart(0)@javascript:gs.daysAgoEnd(0)";
+    let late = row(&[("opened", Value::Text("2026-03-03 23:30:00"))]);
+    let change = Change { at: "2026-03-04T08:00:00Z".parse().unwrap(), ..change(Action::Update, None, Some(late)) };
+    shared(&share(json!({"filter": filter, "time_zone": "Europe/Berlin"})), &change);
+    let in_utc = share(json!({"filter": filter}));
+    assert_eq!(in_utc.decide(&change), Decision::Withhold(Withheld::Filter));
+}
+
+#[test]
+fn a_filter_of_changes_is_told_what_the_record_was() {
+    let share = share(json!({"filter": "priorityCHANGESTO1"}));
+    let withheld = Decision::Withhold(Withheld::Filter);
+    shared(&share, &change(Action::Update, Some(incident("3")), Some(incident("1"))));
+    shared(&share, &change(Action::Insert, None, Some(incident("1"))));
+    assert_eq!(share.decide(&change(Action::Update, Some(incident("1")), Some(incident("1")))), withheld);
+    assert_eq!(share.decide(&change(Action::Bulk, None, Some(incident("1")))), withheld);
+    assert_eq!(share.decide(&change(Action::Delete, Some(incident("1")), None)), withheld);
+    // What the source does not tell is not held against the record, but for what it cannot change.
+    shared(&share, &update("1"));
+    assert_eq!(share.decide(&update("2")), withheld);
+}
+
+#[test]
 fn a_delete_the_source_knows_too_little_of_is_shared() {
     let share = share(json!({"filter": "priority<=2"}));
     for before in [None, Some(row(&[("id", Value::Number("7"))]))] {
@@ -190,13 +214,14 @@ fn a_table_that_changes_its_shape_is_followed() {
 #[test]
 fn every_problem_of_a_share_is_reported_at_once() {
     let bad = json!({
-        "source": "", "key": null, "on": [], "filter": "priority<=2^stateBETWEEN1@2", "columns": ["a", "", "a"],
+        "source": "", "key": null, "on": [], "filter": "priority<=2^stateDYNAMIC1",
+        "time_zone": "Mars/Olympus", "columns": ["a", "", "a"],
     });
     let problems = Share::compile("bad", &config(bad)).unwrap_err();
     let fields: Vec<_> = problems.iter().map(|(field, _)| *field).collect();
-    assert_eq!(fields, ["source", "key", "on", "filter", "columns", "columns"]);
-    let (_, filter) = &problems[3];
-    assert!(filter.starts_with("at character 18: BETWEEN is not supported; = != <"), "{filter}");
+    assert_eq!(fields, ["source", "key", "on", "time_zone", "filter", "columns", "columns"]);
+    let (_, filter) = &problems[4];
+    assert!(filter.starts_with("at character 18: DYNAMIC stands for a value the platform looks up"), "{filter}");
 }
 
 #[test]

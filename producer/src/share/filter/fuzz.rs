@@ -1,8 +1,8 @@
 //! What the fuzzer holds against filters: an input is a line with an encoded query, and then records as lines.
 
-use syncline_shared::record::read_lines;
+use syncline_shared::record::{Row, Value, read_lines};
 
-use super::Filter;
+use super::{Before, Filter, Places, Seen, Verdict};
 
 /// Parses the query of an input and holds its records against it; returns whether both were understood.
 ///
@@ -14,19 +14,39 @@ pub fn run(input: &[u8]) -> bool {
     let filter: Filter = match query.parse() {
         Ok(filter) => filter,
         Err(error) => {
-            assert!(error.to_string().len() < 400, "an error of {} bytes", error.to_string().len());
+            assert!(error.to_string().len() < 600, "an error of {} bytes", error.to_string().len());
             return false;
         }
     };
     assert_eq!(filter.to_string().parse().as_ref(), Ok(&filter), "another query came back");
     let Ok(records) = read_lines(lines.as_bytes()) else { return false };
-    for row in records.iter().filter_map(|record| record.data.as_ref()) {
+    let mut last: Option<(&Row, Places)> = None;
+    for (at, row) in records.iter().filter_map(|record| Some((record.at, record.data.as_ref()?))) {
         let places = filter.places(row.columns());
-        let (verdict, missing) = (filter.test(row, &places), filter.missing(&places));
+        let missing = filter.missing(&places);
         assert!(missing.is_none_or(|name| row.get(name).is_none()), "a column that is there is missed");
-        assert_eq!(verdict, filter.test(row, &places), "one row, two verdicts");
+        let known = last.as_ref().map(|(row, places)| Before::Row(row, places));
+        for before in [Some(Before::Same), Some(Before::Nothing), Some(Before::Unknown), known].into_iter().flatten() {
+            let seen = Seen { row, places: &places, before, at };
+            let verdict = filter.test(&seen);
+            assert_eq!(verdict, filter.test(&seen), "one change, two verdicts");
+            assert!(verdict != Verdict::Unknown || depends(&filter, &seen), "all is known, and no verdict");
+        }
+        last = Some((row, places));
     }
     true
+}
+
+/// Whether a change leaves anything open that the filter asks for.
+fn depends(filter: &Filter, seen: &Seen<'_>) -> bool {
+    let unknown = |row: &Row| filter.columns().any(|name| row.get(name).is_none_or(|value| value == Value::Unchanged));
+    unknown(seen.row)
+        || filter.asks_for_changes()
+            && match seen.before {
+                Before::Same | Before::Nothing => false,
+                Before::Unknown => true,
+                Before::Row(row, _) => unknown(row),
+            }
 }
 
 #[test]

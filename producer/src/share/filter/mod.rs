@@ -1,23 +1,35 @@
-//! A share's condition: the encoded query of ServiceNow, as far as Syncline has it.
+//! A share's condition: the encoded query of ServiceNow, as far as a record and its change decide it.
 //!
 //! `priority<=2^active=true^ORstate=6^NQnumberSTARTSWITHINC`: terms joined by `^` (and), `^OR` (or with the term before it,
 //! which binds tightest) and `^NQ` (or of everything before and after). What is not supported is an error with its place:
-//! a term is never dropped, since a dropped term shares records nobody meant to share. `parse` reads it, `eval` holds
-//! it against a row. Knows rows, not shares.
+//! a term is never dropped, since a dropped term shares records nobody meant to share. `parse` and `operator` read it,
+//! `eval` holds it against a change, `explain` says why, `sql` hands to a database what it decides the same. Knows rows and
+//! an instant, neither shares nor clocks.
 
 mod decimal;
 mod eval;
+mod fault;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod moment;
+mod operand;
+mod operator;
 mod parse;
+mod term;
 
-pub(super) use eval::{Places, Verdict};
-pub use parse::{Fault, FilterError};
+pub(super) use eval::{Before, Places, Seen, Verdict};
+pub use fault::{Fault, FilterError};
 
 use std::fmt;
+use std::str::FromStr;
+
+use jiff::tz::TimeZone;
+use term::{Ask, Test};
 
 /// Operators a filter may use, as an error or a help text lists them.
-pub const ACCEPTED_OPERATORS: &str = "= != < <= > >= IN LIKE STARTSWITH ISEMPTY ISNOTEMPTY";
+pub const ACCEPTED_OPERATORS: &str = "= != < <= > >= IN, NOT IN, LIKE, NOT LIKE, STARTSWITH, ENDSWITH, ISEMPTY, ISNOTEMPTY, \
+    EMPTYSTRING, ANYTHING, BETWEEN, SAMEAS, NSAMEAS, GT_FIELD, LT_FIELD, GT_OR_EQUALS_FIELD, LT_OR_EQUALS_FIELD, MORETHAN, \
+    LESSTHAN, ON, NOTON, RELATIVEGT (GE, LT, LE, EE), DATEPART, INSTANCEOF, VALCHANGES, CHANGESFROM, CHANGESTO";
 
 /// A parsed condition: one of the groups holds; a group holds when all its clauses do, a clause when any of its terms does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +37,8 @@ pub struct Filter {
     groups: Vec<Vec<Clause>>,
     /// The columns the terms name, each once, in order of appearance.
     columns: Vec<Box<str>>,
+    /// Whose days, weeks and months its dates are.
+    zone: TimeZone,
 }
 
 /// Terms joined by `^OR`; never empty.
@@ -38,35 +52,53 @@ struct Term {
     test: Test,
 }
 
-/// What a term asks of its column's value. Operands are as written, with `^^` read as `^`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Test {
-    /// `=`; an empty operand asks for an empty value.
-    Equal(Box<str>),
-    /// `!=`; an empty value is unequal to every operand but the empty one.
-    NotEqual(Box<str>),
-    Less(Box<str>),
-    AtMost(Box<str>),
-    Greater(Box<str>),
-    AtLeast(Box<str>),
-    /// `IN`; never empty.
-    In(Vec<Box<str>>),
-    /// `LIKE`: contains.
-    Like(Box<str>),
-    StartsWith(Box<str>),
-    IsEmpty,
-    IsNotEmpty,
-}
-
 impl Filter {
     /// The columns the filter names, each once.
     pub fn columns(&self) -> impl Iterator<Item = &str> {
         self.columns.iter().map(AsRef::as_ref)
     }
+
+    /// Whether it asks what changed (`VALCHANGES`, `CHANGESTO`, `CHANGESFROM`), so that its source must tell the values
+    /// before the change.
+    #[must_use]
+    pub fn asks_for_changes(&self) -> bool {
+        self.terms().any(|term| term.test.asks_for_changes())
+    }
+
+    /// The classes `INSTANCEOF` asks for; some may come twice.
+    pub fn classes(&self) -> impl Iterator<Item = &str> {
+        self.terms().filter_map(|term| {
+            let Test::Value(Ask::InstanceOf { class, .. }) = &term.test else { return None };
+            Some(&**class)
+        })
+    }
+
+    /// Tells the filter which classes extend another, over any number of steps; before that `INSTANCEOF` fits the class
+    /// alone.
+    pub fn know_classes<'a>(&mut self, extend: impl Fn(&str) -> Vec<&'a str>) {
+        for term in self.groups.iter_mut().flatten().flatten() {
+            if let Test::Value(Ask::InstanceOf { class, extended_by }) = &mut term.test {
+                *extended_by = extend(class).into_iter().map(Into::into).collect();
+            }
+        }
+    }
+
+    fn terms(&self) -> impl Iterator<Item = &Term> {
+        self.groups.iter().flatten().flatten()
+    }
+}
+
+impl FromStr for Filter {
+    type Err = FilterError;
+
+    /// Parses an encoded query whose dates are in UTC.
+    fn from_str(text: &str) -> Result<Self, FilterError> {
+        Self::parse(text, TimeZone::UTC)
+    }
 }
 
 impl fmt::Display for Filter {
-    /// Writes the filter as an encoded query; parsed again it is equal.
+    /// Writes the filter as an encoded query; parsed again for the same time zone it is equal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (place, group) in self.groups.iter().enumerate() {
             f.write_str(if place == 0 { "" } else { "^NQ" })?;
@@ -80,25 +112,6 @@ impl fmt::Display for Filter {
             }
         }
         Ok(())
-    }
-}
-
-impl fmt::Display for Test {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (operator, operand) = match self {
-            Self::Equal(operand) => ("=", &**operand),
-            Self::NotEqual(operand) => ("!=", &**operand),
-            Self::Less(operand) => ("<", &**operand),
-            Self::AtMost(operand) => ("<=", &**operand),
-            Self::Greater(operand) => (">", &**operand),
-            Self::AtLeast(operand) => (">=", &**operand),
-            Self::Like(operand) => ("LIKE", &**operand),
-            Self::StartsWith(operand) => ("STARTSWITH", &**operand),
-            Self::In(operands) => ("IN", &*operands.join(",")),
-            Self::IsEmpty => ("ISEMPTY", ""),
-            Self::IsNotEmpty => ("ISNOTEMPTY", ""),
-        };
-        write!(f, "{operator}{}", operand.replace('^', "^^"))
     }
 }
 

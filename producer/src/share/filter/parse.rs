@@ -1,155 +1,39 @@
 //! Reads an encoded query.
 //!
-//! By hand and without recursion, so no text makes it panic or run deep. Words are matched longest first. A column name
-//! runs as long as it is lower case, which is what makes the upper-case operators after it recognisable; a name with
-//! upper-case letters (a CRM's `StageName`) takes the operators written as signs only.
+//! By hand and without recursion, so no text makes it panic or run deep. A column name runs as long as it is lower case,
+//! which is what makes the upper-case operators after it recognisable; a name with upper-case letters (a CRM's
+//! `StageName`) takes the operators written as signs only.
 
-use std::fmt;
-use std::str::FromStr;
+use jiff::tz::TimeZone;
 
-use thiserror::Error;
+use super::fault::{Fault, FilterError, excerpt};
+use super::operator::{self, Reading, check_name, place_of};
+use super::{Clause, Filter, Term};
 
-use super::{ACCEPTED_OPERATORS, Clause, Filter, Term, Test};
+const LIST: &str = "is about lists, and a share has none; leave it out";
+const OTHERS: &str = "reads other tables, and a change carries only its own record; columns of the table itself";
+const INDEX: &str = "asks the platform's text index; LIKE on a column";
+const WHOLE: &str = "is computed by the platform; the conditions themselves";
 
-/// Makes the test of an operator from its operand.
-type MakeTest = fn(Box<str>) -> Test;
-
-/// Operators with one operand, longest first.
-const OPERATORS: [(&str, MakeTest); 8] = [
-    ("STARTSWITH", Test::StartsWith),
-    ("LIKE", Test::Like),
-    ("!=", Test::NotEqual),
-    ("<=", Test::AtMost),
-    (">=", Test::AtLeast),
-    ("<", Test::Less),
-    (">", Test::Greater),
-    ("=", Test::Equal),
+/// Forms of the platform that stand in the place of a term and that no record can decide.
+const REFUSED: [(&str, &str); 7] = [
+    ("ORDERBY", LIST),
+    ("GROUPBY", LIST),
+    ("RLQUERY", OTHERS),
+    ("JOIN", OTHERS),
+    ("123TEXTQUERY321", INDEX),
+    ("123TEXTINDEXGROUP321", INDEX),
+    ("javascript:", WHOLE),
 ];
 
-/// Operators of the platform that are not supported; looked for first, some begin with one that is.
-const OTHER_OPERATORS: [&str; 41] = [
-    "DOES NOT CONTAIN",
-    "DOESNOTHAVE",
-    "NOT LIKE",
-    "NOT IN",
-    "NOT_IN",
-    "NOT_CONTAINS",
-    "NOTLIKE",
-    "NOTEMPTY",
-    "NOTON",
-    "NSAMEAS",
-    "SAMEAS",
-    "ENDSWITH",
-    "EMPTYSTRING",
-    "EMPTY",
-    "ANYTHING",
-    "BETWEEN",
-    "CONTAINS",
-    "EXCLUDING",
-    "GT_OR_EQUALS_FIELD",
-    "LT_OR_EQUALS_FIELD",
-    "GT_FIELD",
-    "LT_FIELD",
-    "MORETHAN",
-    "LESSTHAN",
-    "ON",
-    "DATEPART",
-    "RELATIVE",
-    "INSTANCEOF",
-    "IN_HIERARCHY_DYNAMIC",
-    "IN_HIERARCHY",
-    "DYNAMIC",
-    "VALCHANGES",
-    "CHANGESFROM",
-    "CHANGESTO",
-    "MATCH_PAT",
-    "MATCH_RGX",
-    "IS_NOT_NULL",
-    "IS_NULL",
-    "!*",
-    "*",
-    "%",
-];
-
-/// Forms of the platform that stand in the place of a term and are not supported.
-const OTHER_FORMS: [&str; 7] =
-    ["ORDERBY", "GROUPBY", "RLQUERY", "JOIN", "123TEXTQUERY321", "123TEXTINDEXGROUP321", SCRIPT];
-
-/// Begins a value the platform would compute; only it can.
-const SCRIPT: &str = "javascript:";
-
-/// A text that is not a filter: the place and what is wrong there.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("at character {at}: {fault}")]
-pub struct FilterError {
-    /// The place, in characters counted from 1.
-    pub at: usize,
-    /// What is wrong there.
-    pub fault: Fault,
-}
-
-/// What is wrong with a filter.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// No term where one must be: an empty filter, or a `^`, `^OR` or `^NQ` that joins nothing.
-    Term,
-    /// A term does not begin with a column name.
-    Column {
-        /// What is there instead.
-        found: String,
-    },
-    /// No operator after the column name.
-    Operator {
-        /// What is there instead.
-        found: String,
-    },
-    /// An operator or form of the platform that is not supported.
-    Unsupported {
-        /// It.
-        what: &'static str,
-    },
-    /// The operator needs a value, and in a list each item does.
-    Value {
-        /// The operator.
-        operator: &'static str,
-    },
-    /// The operator takes no value.
-    NoValue {
-        /// The operator.
-        operator: &'static str,
-        /// What is there.
-        found: String,
-    },
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Term => f.write_str("a condition is missing; <column><operator><value>, joined by ^, ^OR or ^NQ"),
-            Self::Column { found } => {
-                write!(f, "found {found:?} where a column name must be; letters, digits, _ and . between names")
-            }
-            Self::Operator { found } => write!(
-                f,
-                "found {found:?} where an operator must be; {ACCEPTED_OPERATORS}, without blanks around, and after a \
-                 column name with upper-case letters the signs only"
-            ),
-            Self::Unsupported { what } => write!(f, "{what} is not supported; {ACCEPTED_OPERATORS} with ^, ^OR, ^NQ"),
-            Self::Value { operator: "IN" } => f.write_str("IN needs values; a list such as 1,2 without empty items"),
-            Self::Value { operator } => write!(f, "{operator} needs a value; for empty ones there is ISEMPTY"),
-            Self::NoValue { operator, found } => {
-                write!(f, "found {found:?} after {operator}, which takes no value; ^, ^OR, ^NQ or the end")
-            }
-        }
-    }
-}
-
-impl FromStr for Filter {
-    type Err = FilterError;
-
-    /// Parses an encoded query; an end marker `^EQ`, as the platform's list view appends it, is read over.
-    fn from_str(text: &str) -> Result<Self, FilterError> {
-        let mut parser = Parser { text, rest: text, columns: Vec::new() };
+impl Filter {
+    /// Parses an encoded query; an end marker `^EQ`, as the platform's list view appends it, is read over. The days, weeks
+    /// and longer parts of time of its dates are those of the zone.
+    ///
+    /// # Errors
+    /// [`FilterError`]: no term is ever left out.
+    pub fn parse(text: &str, zone: TimeZone) -> Result<Self, FilterError> {
+        let mut parser = Parser { text, rest: text, columns: Vec::new(), zone: &zone };
         let mut groups = Vec::new();
         let mut group = Vec::new();
         let mut clause: Clause = Vec::new();
@@ -165,7 +49,8 @@ impl FromStr for Filter {
                 Joint::End => {
                     group.push(clause);
                     groups.push(group);
-                    return Ok(Self { groups, columns: parser.columns });
+                    let columns = parser.columns;
+                    return Ok(Self { groups, columns, zone });
                 }
             }
         }
@@ -185,6 +70,7 @@ struct Parser<'a> {
     /// What is not read yet; always an end of `text`.
     rest: &'a str,
     columns: Vec<Box<str>>,
+    zone: &'a TimeZone,
 }
 
 impl<'a> Parser<'a> {
@@ -208,15 +94,21 @@ impl<'a> Parser<'a> {
         if self.rest.is_empty() || self.rest.starts_with('^') {
             return Err(self.error(self.rest, Fault::Term));
         }
-        if let Some(what) = OTHER_FORMS.into_iter().find(|form| self.rest.starts_with(form)) {
-            return Err(self.error(self.rest, Fault::Unsupported { what }));
+        if let Some((what, why)) = REFUSED.into_iter().find(|(form, _)| self.rest.starts_with(form)) {
+            return Err(self.error(self.rest, Fault::Unsupported { what, why }));
         }
         let name = self.name()?;
-        let column = self.columns.iter().position(|known| **known == *name).unwrap_or_else(|| {
-            self.columns.push(name.into());
-            self.columns.len() - 1
-        });
-        Ok(Term { column, test: self.test()? })
+        let column = place_of(&mut self.columns, name);
+        let found = operator::at_start(self.rest).map(|found| found.map_err(|fault| self.error(self.rest, fault)));
+        let Some((operator, make)) = found.transpose()? else {
+            return Err(self.error(self.rest, Fault::Operator { found: excerpt(self.rest) }));
+        };
+        self.rest = self.rest.strip_prefix(operator).unwrap_or_default();
+        let start = self.rest;
+        let value = self.value();
+        let mut reading = Reading { operator, columns: &mut self.columns, zone: self.zone };
+        let test = make(&mut reading, &value);
+        Ok(Term { column, test: test.map_err(|fault| self.error(start, fault))? })
     }
 
     /// Reads a column name and leaves the operator.
@@ -228,10 +120,7 @@ impl<'a> Parser<'a> {
             self.rest.split_at(end)
         };
         let (mut name, mut rest) = split(lower);
-        if let Some(what) = unsupported(rest).filter(|_| !name.is_empty()) {
-            return Err(self.error(rest, Fault::Unsupported { what }));
-        }
-        if name.is_empty() || !begins_with_operator(rest) {
+        if name.is_empty() || operator::at_start(rest).is_none() {
             let (long, after) = split(any);
             if long.is_empty() {
                 return Err(self.error(rest, Fault::Column { found: excerpt(rest) }));
@@ -241,70 +130,26 @@ impl<'a> Parser<'a> {
             }
             (name, rest) = (long, after);
         }
-        if name.split('.').any(str::is_empty) {
-            return Err(self.error(self.rest, Fault::Column { found: excerpt(name) }));
-        }
+        check_name(name).map_err(|fault| self.error(self.rest, fault))?;
         self.rest = rest;
         Ok(name)
     }
 
-    /// Reads an operator and its value.
-    fn test(&mut self) -> Result<Test, FilterError> {
-        if let Some(what) = unsupported(self.rest) {
-            return Err(self.error(self.rest, Fault::Unsupported { what }));
-        }
-        for (operator, test) in [("ISNOTEMPTY", Test::IsNotEmpty), ("ISEMPTY", Test::IsEmpty)] {
-            if let Some(after) = self.rest.strip_prefix(operator) {
-                self.rest = after;
-                let start = self.rest;
-                return match self.value()?.as_str() {
-                    "" => Ok(test),
-                    found => Err(self.error(start, Fault::NoValue { operator, found: excerpt(found) })),
-                };
-            }
-        }
-        if let Some(after) = self.rest.strip_prefix("IN") {
-            self.rest = after;
-            let list = self.value()?;
-            if list.split(',').any(str::is_empty) {
-                return Err(self.error(after, Fault::Value { operator: "IN" }));
-            }
-            if list.split(',').any(|item| item.starts_with(SCRIPT)) {
-                return Err(self.error(after, Fault::Unsupported { what: SCRIPT }));
-            }
-            return Ok(Test::In(list.split(',').map(Into::into).collect()));
-        }
-        for (operator, test) in OPERATORS {
-            if let Some(after) = self.rest.strip_prefix(operator) {
-                self.rest = after;
-                let value = self.value()?;
-                if value.is_empty() && !matches!(operator, "=" | "!=") {
-                    return Err(self.error(after, Fault::Value { operator }));
-                }
-                return Ok(test(value.into()));
-            }
-        }
-        Err(self.error(self.rest, Fault::Operator { found: excerpt(self.rest) }))
-    }
-
     /// Reads up to the next joint; `^^` is a caret of the value.
-    fn value(&mut self) -> Result<String, FilterError> {
-        if self.rest.starts_with(SCRIPT) {
-            return Err(self.error(self.rest, Fault::Unsupported { what: SCRIPT }));
-        }
+    fn value(&mut self) -> String {
         let mut value = String::new();
         while let Some((part, after)) = self.rest.split_once('^') {
             value.push_str(part);
             let Some(after) = after.strip_prefix('^') else {
                 (_, self.rest) = self.rest.split_at(part.len());
-                return Ok(value);
+                return value;
             };
             value.push('^');
             self.rest = after;
         }
         value.push_str(self.rest);
         self.rest = "";
-        Ok(value)
+        value
     }
 
     /// An error at the beginning of `rest`, which is an end of the text.
@@ -312,18 +157,4 @@ impl<'a> Parser<'a> {
         let read = self.text.len().saturating_sub(rest.len());
         FilterError { at: self.text.get(..read).map_or(0, |read| read.chars().count()) + 1, fault }
     }
-}
-
-fn unsupported(rest: &str) -> Option<&'static str> {
-    OTHER_OPERATORS.into_iter().find(|operator| rest.starts_with(operator))
-}
-
-fn begins_with_operator(rest: &str) -> bool {
-    let words = ["ISNOTEMPTY", "ISEMPTY", "IN"].into_iter();
-    words.chain(OPERATORS.iter().map(|(operator, _)| *operator)).any(|operator| rest.starts_with(operator))
-}
-
-/// The beginning of a text, short enough for a line.
-fn excerpt(text: &str) -> String {
-    text.chars().take(20).collect()
 }
