@@ -70,7 +70,7 @@ pub(crate) struct DemoArgs {
 /// What to do with shares.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ShareCommand {
-    /// List every share: table, actions, filter, shared queue and cipher
+    /// List every share: its rules, and the state and counters a running producer tells
     List,
 }
 

@@ -1,10 +1,9 @@
 //! `syncline health`: whether the services of a configuration are ready, for health checks of containers.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use serde_json::json;
-use syncline_shared::http;
+use syncline_shared::admin;
 
 use crate::config::{Config, Env};
 use crate::failure::Failure;
@@ -14,7 +13,7 @@ pub(crate) async fn run(path: &Path, env: &Env, json: bool) -> Result<(), Failur
     let config = Config::load_all(path, env)?;
     let mut answers = Vec::new();
     for (service, address) in [("producer", config.producer.http), ("consumer", config.consumer.http)] {
-        match http::ask(local(address), "/readyz").await {
+        match admin::read(admin::reach(address), "/readyz").await {
             Ok((200, _)) => answers.push((service, None)),
             Ok((_, reasons)) => answers.push((service, Some(reasons))),
             // Not running here, or as one process under the other's address.
@@ -41,14 +40,4 @@ pub(crate) async fn run(path: &Path, env: &Env, json: bool) -> Result<(), Failur
         }
         (false, paused) => Err(Failure::Unavailable(paused.to_owned())),
     }
-}
-
-/// Where a service that listens everywhere is asked from its own machine.
-fn local(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
-        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }

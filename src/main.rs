@@ -66,7 +66,7 @@ async fn run(cli: Cli, env: Env) -> Result<(), Failure> {
         Command::Consumer => services::run(&path, env, Role::Consumer).await,
         Command::Check => check::run(&path, &env, json).await,
         Command::Health => health::run(&path, &env, json).await,
-        Command::Share(ShareCommand::List) => share::list(&path, &env, json),
+        Command::Share(ShareCommand::List) => share::list(&path, &env, json).await,
         Command::Source(SourceCommand::Rebuild { name, whole }) => {
             source::rebuild(&path, &env, json, &name, whole).await
         }

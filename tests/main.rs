@@ -23,6 +23,7 @@ mod repair;
 mod replicas;
 mod rotation;
 mod secrets;
+mod shares;
 mod sqlite;
 mod target_faults;
 mod wire;

@@ -5,7 +5,7 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -15,16 +15,11 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::Request;
-use hyper::body::Bytes;
-use hyper::client::conn::http1::handshake;
-use hyper_util::rt::TokioIo;
 use prometheus::{Encoder as _, Registry, TextEncoder};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Sleep, timeout};
+use tokio::time::Sleep;
 
 use crate::health::Health;
 use crate::tasks::Stop;
@@ -33,10 +28,6 @@ use crate::tasks::Stop;
 const CONNECTIONS_MAX: usize = 16;
 /// A connection ends after this time, whatever its client does; less than the time between two scrapes is enough.
 const CONNECTION_LIFE: Duration = Duration::from_secs(10);
-/// A service that is alive answers within this time.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Metrics of hundreds of shares.
-const ANSWER_BYTES_MAX: usize = 4 << 20;
 
 /// Serves the admin endpoint until the shutdown, which waits for no client.
 ///
@@ -59,32 +50,6 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, io::Error> {
     let listener = TcpListener::bind(address).await?;
     tracing::info!(address = %listener.local_addr()?, "serving /metrics, /healthz and /readyz");
     Ok(listener)
-}
-
-/// Asks an admin endpoint; the status and what it says.
-///
-/// # Errors
-/// Nobody listens there, or no answer of the size and within the time these endpoints need.
-pub async fn ask(address: SocketAddr, path: &str) -> Result<(u16, String), io::Error> {
-    let work = async {
-        let stream = TokioIo::new(TcpStream::connect(address).await?);
-        let (mut sender, connection) = handshake(stream).await.map_err(io::Error::other)?;
-        let request = Request::get(path).header(header::HOST, address.to_string()).body(Empty::<Bytes>::new());
-        let request = request.map_err(io::Error::other)?;
-        let asking = async {
-            let answer = sender.send_request(request).await.map_err(io::Error::other)?;
-            let status = answer.status().as_u16();
-            let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(io::Error::other)?;
-            Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
-        };
-        let mut connection = pin!(connection);
-        tokio::select! {
-            biased;
-            answer = asking => answer,
-            _ = &mut connection => Err(io::ErrorKind::ConnectionReset.into()),
-        }
-    };
-    timeout(ANSWER_TIMEOUT, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 async fn metrics(State(registry): State<Registry>) -> Response {

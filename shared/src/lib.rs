@@ -3,6 +3,7 @@
 //! The agreement: a [`record`], its [`envelope`], how it is sealed ([`seal`]) and how it travels ([`queue`]). The kit:
 //! [`config`], [`class`], [`retry`], [`metrics`], [`tasks`], [`health`], [`http`], [`tls`], [`postgres`]. Depends on neither end.
 
+pub mod admin;
 pub mod class;
 pub mod config;
 pub mod envelope;
