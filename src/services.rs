@@ -110,11 +110,9 @@ impl Service {
         let metrics = syncline_producer::metrics::Metrics::new(&self.registry)?;
         let mut by_source: BTreeMap<&str, Vec<Outlet>> = BTreeMap::new();
         for (name, share) in &config.shares {
-            let Some(queue) = config.shared_queues.get(&share.queue) else { unreachable!("checked on loading") };
             by_source.entry(&share.source).or_default().push(Outlet {
                 share: compile(name, share)?,
-                queue: queue.clone(),
-                seal: config.seal(share),
+                destinations: config.destinations(share),
                 copies: share.initial == Initial::Copy,
                 on_truncate: share.on_truncate,
                 metrics: metrics.share(name),

@@ -50,7 +50,7 @@ pub(crate) async fn resume(path: &Path, env: &Env, json: bool, name: &str) -> Re
     let config = Config::load(path, env, Role::Producer)?;
     let mut tables = BTreeSet::new();
     for (share, rule) in config.shares.iter().filter(|(_, share)| share.source == name) {
-        tables.insert(compile(share, rule)?.table().clone());
+        tables.extend(compile(share, rule)?.tables().iter().cloned());
     }
     let tables = tables.into_iter().map(|table| WatchedTable { table, ..WatchedTable::default() }).collect();
     let resumed = match config.sources.get(name) {

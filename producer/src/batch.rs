@@ -77,10 +77,14 @@ impl BatchConfig {
 /// What all records of one batch have in common. Share and queue are places in the caller's own lists.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Lane {
-    /// The share, and with it the source, the table and what it is sealed with.
+    /// The share, and with it the source.
     pub share: usize,
+    /// The share's route, and with it what it is sealed with.
+    pub route: usize,
     /// The shared queue. Shares that send to the same queue give the same place.
     pub queue: usize,
+    /// The table the records leave under.
+    pub table: Arc<str>,
     /// Partition of the queue.
     pub partition: u32,
     /// The action.

@@ -7,6 +7,7 @@ use syncline_shared::config::{FieldProblem, Section, Tagged};
 
 use crate::batch::BatchConfig;
 use crate::publish::PublishConfig;
+use crate::source::Tables;
 use crate::source::postgres::PostgresSourceConfig;
 use crate::source::sqlite::SqliteSourceConfig;
 
@@ -52,6 +53,15 @@ impl SourceConfig {
         match self {
             Self::Postgres(source) => source.validate(name),
             Self::Sqlite(source) => source.validate(),
+        }
+    }
+
+    /// Its tables that extend each other.
+    #[must_use]
+    pub const fn tables(&self) -> &Tables {
+        match self {
+            Self::Postgres(source) => &source.tables,
+            Self::Sqlite(source) => &source.tables,
         }
     }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use syncline_shared::envelope::Route;
 use syncline_shared::queue::SharedQueue;
-use syncline_shared::record::Action;
 use syncline_shared::seal::Seal;
 
+use crate::batch::Lane;
 use crate::metrics::ShareMetrics;
 use crate::share::Share;
 use crate::source::{OnTruncate, WatchedTable};
@@ -17,10 +17,8 @@ use crate::source::{OnTruncate, WatchedTable};
 pub struct Outlet {
     /// The rule.
     pub share: Share,
-    /// Where it sends.
-    pub queue: SharedQueue,
-    /// What it seals with.
-    pub seal: Seal,
+    /// Where it sends: its own shared queue, then that of each route, in the order of the configuration.
+    pub destinations: Vec<Destination>,
     /// Whether it asks for the rows already there.
     pub copies: bool,
     /// What it wants when all records of the table are gone at once.
@@ -29,15 +27,25 @@ pub struct Outlet {
     pub metrics: ShareMetrics,
 }
 
+/// One shared queue a share sends to.
+#[derive(Clone, Debug)]
+pub struct Destination {
+    /// The queue.
+    pub queue: SharedQueue,
+    /// What is sealed with on the way there.
+    pub seal: Seal,
+}
+
 /// All shares of one source.
 #[derive(Debug)]
 pub struct Outlets {
     /// The source's name, part of every record's identity.
     source: String,
     outlets: Vec<Outlet>,
-    /// Name of each outlet's shared queue; outlets of the same queue have the same place.
-    queues: Vec<Arc<str>>,
-    queue_of: Vec<usize>,
+    /// The shared queues, each once.
+    queues: Vec<(Arc<str>, SharedQueue)>,
+    /// For each destination of each outlet, the place of its queue.
+    queue_of: Vec<Vec<usize>>,
     by_table: HashMap<Arc<str>, Vec<usize>>,
     /// The origin of a change made at this source.
     own_origin: Arc<[String]>,
@@ -47,17 +55,21 @@ impl Outlets {
     /// Collects the shares of a source.
     #[must_use]
     pub fn new(source: &str, outlets: Vec<Outlet>) -> Self {
-        let mut queues: Vec<Arc<str>> = Vec::new();
+        let mut queues: Vec<(Arc<str>, SharedQueue)> = Vec::new();
         let mut queue_of = Vec::new();
         let mut by_table: HashMap<Arc<str>, Vec<usize>> = HashMap::new();
         for (place, outlet) in outlets.iter().enumerate() {
-            let name = &outlet.queue.name;
-            let queue = queues.iter().position(|queue| **queue == **name).unwrap_or_else(|| {
-                queues.push(name.as_str().into());
-                queues.len() - 1
-            });
-            queue_of.push(queue);
-            by_table.entry(outlet.share.table().clone()).or_default().push(place);
+            let mut place_of = |destination: &Destination| {
+                let queue = &destination.queue;
+                queues.iter().position(|(name, _)| **name == *queue.name).unwrap_or_else(|| {
+                    queues.push((queue.name.as_str().into(), queue.clone()));
+                    queues.len() - 1
+                })
+            };
+            queue_of.push(outlet.destinations.iter().map(&mut place_of).collect());
+            for table in outlet.share.tables() {
+                by_table.entry(Arc::clone(table)).or_default().push(place);
+            }
         }
         Self { source: source.to_owned(), outlets, queues, queue_of, by_table, own_origin: [source.to_owned()].into() }
     }
@@ -76,12 +88,13 @@ impl Outlets {
             .iter()
             .map(|(table, places)| {
                 let outlets = || places.iter().filter_map(|place| self.outlets.get(*place));
-                let columns: BTreeSet<&str> = outlets().flat_map(|outlet| outlet.share.columns_used()).collect();
+                let columns: BTreeSet<&str> = outlets().flat_map(|outlet| outlet.share.columns_used(table)).collect();
                 let copies = outlets().filter(|outlet| outlet.copies);
                 WatchedTable {
                     table: table.clone(),
                     copy_for: copies.map(|outlet| outlet.share.name().clone()).collect(),
                     columns: columns.into_iter().map(Into::into).collect(),
+                    needs_before: outlets().any(|outlet| outlet.share.needs_before()),
                     // One share that would diverge is enough.
                     on_truncate: outlets().map(|outlet| outlet.on_truncate).max().unwrap_or_default(),
                 }
@@ -93,20 +106,26 @@ impl Outlets {
 
     /// The shared queues, each once.
     pub(crate) fn queues(&self) -> Vec<SharedQueue> {
-        let of = |name: &Arc<str>| self.outlets.iter().map(|outlet| &outlet.queue).find(|queue| *queue.name == **name);
-        self.queues.iter().filter_map(of).cloned().collect()
+        self.queues.iter().map(|(_, queue)| queue.clone()).collect()
     }
 
     /// The shares of a table, with their places.
-    pub(crate) fn of_table<'a>(&'a self, table: &str) -> impl Iterator<Item = (usize, usize, &'a Outlet)> + use<'a> {
+    pub(crate) fn of_table<'a>(&'a self, table: &str) -> impl Iterator<Item = (usize, &'a Outlet)> + use<'a> {
         let places = self.by_table.get(table).map(Vec::as_slice).unwrap_or_default();
-        places.iter().filter_map(|&place| Some((place, *self.queue_of.get(place)?, self.outlets.get(place)?)))
+        places.iter().filter_map(|&place| Some((place, self.outlets.get(place)?)))
     }
 
-    /// An outlet by its place, with the name of its shared queue.
-    pub(crate) fn at(&self, place: usize) -> Option<(&Outlet, Arc<str>)> {
-        let queue = self.queues.get(*self.queue_of.get(place)?)?;
-        Some((self.outlets.get(place)?, queue.clone()))
+    /// The place of the shared queue of an outlet's route, and how many partitions it has.
+    pub(crate) fn queue(&self, outlet: usize, route: usize) -> Option<(usize, u32)> {
+        let place = *self.queue_of.get(outlet)?.get(route)?;
+        Some((place, self.queues.get(place)?.1.partitions))
+    }
+
+    /// An outlet and one of its destinations by their places, with the name of the shared queue.
+    pub(crate) fn at(&self, outlet: usize, route: usize) -> Option<(&Outlet, &Destination, Arc<str>)> {
+        let (name, _) = self.queues.get(*self.queue_of.get(outlet)?.get(route)?)?;
+        let outlet = self.outlets.get(outlet)?;
+        Some((outlet, outlet.destinations.get(route)?, Arc::clone(name)))
     }
 
     /// The systems a change has passed once it leaves here.
@@ -117,23 +136,16 @@ impl Outlets {
         passed.iter().chain(self.own_origin.iter()).cloned().collect()
     }
 
-    /// The route of a batch of one share.
-    pub(crate) fn route(
-        &self,
-        outlet: &Outlet,
-        action: Action,
-        partition: u32,
-        records: u32,
-        origin: &[String],
-    ) -> Route {
+    /// What the envelope of a batch of one share says in clear.
+    pub(crate) fn route(&self, outlet: &Outlet, lane: &Lane, records: u32) -> Route {
         Route {
             source: self.source.clone(),
             share: outlet.share.name().to_string(),
-            table: outlet.share.table().to_string(),
-            action,
-            partition,
+            table: lane.table.to_string(),
+            action: lane.action,
+            partition: lane.partition,
             records,
-            origin: origin.to_vec(),
+            origin: lane.origin.to_vec(),
         }
     }
 }

@@ -11,8 +11,11 @@ use std::sync::Arc;
 use syncline_consumer::config::{ConsumerConfig, SubscriptionConfig, TargetConfig};
 use syncline_consumer::pipeline::LoadKeyring;
 use syncline_producer::config::{ProducerConfig, SourceConfig};
-use syncline_producer::share::{SealWith, Share, ShareConfig};
-use syncline_shared::config::{Document, Problems, QueueConfig, SharedQueueConfig, keyring, read_bounded};
+use syncline_producer::outlet::Destination;
+use syncline_producer::share::{SealWith, Share, ShareConfig, no_meaning};
+use syncline_shared::config::{
+    Document, FieldProblem, Problems, QueueConfig, SharedQueueConfig, keyring, read_bounded,
+};
 use syncline_shared::queue::SharedQueue;
 use syncline_shared::seal::{Keyring, Seal};
 
@@ -87,17 +90,20 @@ impl Config {
         if !document.has("queue") {
             document.problem("queue", "the broker is needed: write [queue] with type = \"rabbitmq\" or \"embedded\"");
         }
-        let config = PartialConfig {
+        let mut config = PartialConfig {
             queue: document.tagged("queue"),
             keyring: keyring(&mut document),
             shared_queues: SharedQueueConfig::read_all(&mut document),
             producer: document.table("producer").unwrap_or_default(),
             sources: document.tagged_tables("source"),
-            shares: document.tables("share"),
+            shares: document.tables_explained("share", no_meaning),
             consumer: document.table("consumer").unwrap_or_default(),
             targets: document.tagged_tables("target"),
             subscriptions: document.tables("subscription"),
         };
+        for share in config.shares.values_mut() {
+            share.tables = config.sources.get(&share.source).map(|source| source.tables().clone()).unwrap_or_default();
+        }
         config.validate(&mut document, role);
         document.finish(&TABLES)?;
         let PartialConfig {
@@ -115,9 +121,25 @@ impl Config {
         Ok(Self { queue, keyring, shared_queues, producer, sources, shares, consumer, targets, subscriptions })
     }
 
-    /// What a share seals with; the names were checked when the configuration was read.
+    /// Where a share sends: its own shared queue, then that of each route.
+    pub(crate) fn destinations(&self, share: &ShareConfig) -> Vec<Destination> {
+        let destination = |queue: &str, seal| match self.shared_queues.get(queue) {
+            Some(queue) => Destination { queue: queue.clone(), seal },
+            None => unreachable!("checked on loading"),
+        };
+        let routes = share.route.iter();
+        let routes = routes.map(|route| destination(share.queue_of(route), self.key(share.route_seals_with(route))));
+        std::iter::once(destination(&share.queue, self.seal(share))).chain(routes).collect()
+    }
+
+    /// What a share seals with on the way to its own queue.
     pub(crate) fn seal(&self, share: &ShareConfig) -> Seal {
-        match share.seal_with() {
+        self.key(share.seal_with())
+    }
+
+    /// What a name stands for; it was checked when the configuration was read.
+    fn key(&self, seal_with: Result<SealWith, FieldProblem>) -> Seal {
+        match seal_with {
             Ok(SealWith::Key(id)) => match self.keyring.get(&id) {
                 Some(key) => Seal::Key(key.clone()),
                 None => unreachable!("checked on loading"),

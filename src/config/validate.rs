@@ -1,8 +1,9 @@
 //! What is wrong with a configuration: every table by itself, and how they refer to each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use syncline_consumer::config::{SubscriptionConfig, TargetConfig};
+use syncline_producer::share::Share;
 use syncline_shared::config::{Document, QueueConfig};
 use syncline_shared::seal::sealed_bytes_max;
 
@@ -28,16 +29,23 @@ impl PartialConfig {
         self.validate_message_sizes(document);
         for (name, source) in &self.sources {
             document.report(&format!("source.{name}"), source.validate(name));
+            for (key, text) in source.tables().validate() {
+                document.problem(&format!("source.{name}.{key}"), text);
+            }
         }
         for (name, share) in &self.shares {
             let path = format!("share.{name}");
             document.report(&path, share.validate());
             refer(document, &format!("{path}.source"), "source", &share.source, self.sources.keys());
             refer(document, &format!("{path}.queue"), "shared_queue", &share.queue, self.shared_queues.keys());
-            if let Some(key) = &share.key
-                && self.keyring.get(key).is_none()
-            {
-                document.problem(&format!("{path}.key"), format!("there is no usable [key.\"{key}\"]"));
+            self.refer_key(document, &format!("{path}.key"), share.key.as_deref());
+            for (number, problem) in share.validate_routes() {
+                document.report(&format!("{path}.route.{number}"), [problem]);
+            }
+            for (number, route) in (1..).zip(&share.route) {
+                let (path, queue) = (format!("{path}.route.{number}"), share.queue_of(route));
+                refer(document, &format!("{path}.queue"), "shared_queue", queue, self.shared_queues.keys());
+                self.refer_key(document, &format!("{path}.key"), route.key.as_deref());
             }
             if share.interactive_only && self.sources.get(&share.source).is_some_and(|source| !source.tells_sessions())
             {
@@ -52,6 +60,15 @@ impl PartialConfig {
         self.validate_tables_of_shares(document);
         if self.shares.is_empty() {
             document.problem("share", "nothing is shared: write [share.NAME]");
+        }
+    }
+
+    /// Reports a key that is not there.
+    fn refer_key(&self, document: &mut Document<'_>, path: &str, key: Option<&str>) {
+        if let Some(key) = key
+            && self.keyring.get(key).is_none()
+        {
+            document.problem(path, format!("there is no usable [key.\"{key}\"]"));
         }
     }
 
@@ -78,14 +95,20 @@ impl PartialConfig {
     /// Records of two shares of one table have the same keys and versions: where both arrive, a target would take the
     /// second for a repetition of the first.
     fn validate_tables_of_shares(&self, document: &mut Document<'_>) {
-        let mut taken = BTreeMap::new();
+        let mut taken: BTreeMap<(&str, String, &str), &str> = BTreeMap::new();
         for (name, share) in &self.shares {
-            if let Some(other) = taken.insert((&share.source, &share.table, &share.queue), name) {
-                let text = format!(
-                    "share {other} sends table {} to the same shared queue; a table has one share for each shared queue",
-                    share.table
-                );
-                document.problem(&format!("share.{name}.queue"), text);
+            // What is wrong with a share by itself was reported.
+            let Ok(compiled) = Share::compile(name.as_str(), share) else { continue };
+            for queue in share.queues().collect::<BTreeSet<_>>() {
+                for table in compiled.tables_leaving() {
+                    if let Some(other) = taken.insert((&share.source, table.to_string(), queue), name) {
+                        let text = format!(
+                            "share {other} sends table {table} to the same shared queue, {queue}; a table has one share for \
+                             each shared queue"
+                        );
+                        document.problem(&format!("share.{name}.queue"), text);
+                    }
+                }
             }
         }
     }

@@ -193,10 +193,15 @@ impl Writer {
             if self.random.u8(..5) == 0 {
                 set.push_str(&format!(", body = {}", self.body()));
             }
-            // A record may come to be shared; one that left the share would stay at the target.
-            if self.random.u8(..10) == 0 {
-                set.push_str(", kind = 'shared'");
-                new.model.live.insert(key, true);
+            // A record may come to be shared, or leave the share, and with it the target.
+            let shared = match self.random.u8(..20) {
+                0 | 1 => Some(true),
+                2 => Some(false),
+                _ => None,
+            };
+            if let Some(shared) = shared {
+                set.push_str(if shared { ", kind = 'shared'" } else { ", kind = 'private'" });
+                new.model.live.insert(key, shared);
             }
         }
         new.say(key, format!("update n={n}"), format!("UPDATE {} SET {set} WHERE {}", key.table(), key.condition()));

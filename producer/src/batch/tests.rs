@@ -5,7 +5,16 @@ use proptest::prelude::*;
 use super::*;
 
 fn lane(share: usize, action: Action, partition: u32) -> Lane {
-    Lane { share, queue: 0, partition, action, partial: false, origin: Arc::from([]) }
+    Lane {
+        share,
+        route: 0,
+        queue: 0,
+        table: "incident".into(),
+        partition,
+        action,
+        partial: false,
+        origin: Arc::from([]),
+    }
 }
 
 fn config() -> BatchConfig {

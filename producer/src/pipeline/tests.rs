@@ -19,8 +19,8 @@ use syncline_shared::seal::{Keyring, OpenLimits, Seal, open};
 use tokio::sync::watch;
 
 use super::*;
-use crate::outlet::Outlet;
-use crate::share::{Initial, Share, ShareConfig, Withheld};
+use crate::outlet::{Destination, Outlet};
+use crate::share::{Share, ShareConfig, Withheld};
 use crate::source::memory::MemorySource;
 use crate::source::{Change, Session, SourceError};
 
@@ -197,24 +197,14 @@ impl Scene {
     }
 
     async fn run_until(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
-        let share = ShareConfig {
-            source: "desk".to_owned(),
-            table: "incident".to_owned(),
-            queue: "crm".to_owned(),
-            key: None,
-            cipher: Some("None".to_owned()),
-            on: vec![crate::share::ShareOn::Insert, crate::share::ShareOn::Update, crate::share::ShareOn::Delete],
-            interactive_only: true,
-            filter: self.filter.map(str::to_owned),
-            time_zone: None,
-            columns: None,
-            initial: Initial::None,
-            on_truncate: crate::source::OnTruncate::Pause,
-        };
+        let share: ShareConfig = serde_json::from_value(serde_json::json!({
+            "source": "desk", "table": "incident", "queue": "crm", "cipher": "None", "filter": self.filter,
+            "on": ["insert", "update"],
+        }))
+        .expect("a share");
         let outlet = Outlet {
             share: Share::compile("incidents", &share).expect("a share"),
-            queue: queue(),
-            seal: Seal::Plain,
+            destinations: vec![Destination { queue: queue(), seal: Seal::Plain }],
             copies: false,
             on_truncate: share.on_truncate,
             metrics: self.metrics.share("incidents"),

@@ -23,14 +23,19 @@ pub(super) struct Projection {
 
 impl Projection {
     /// Looks up a selection in the shape of a row; the key's columns always go along, the order is the row's. Without a
-    /// selection all columns leave, but for the bookkeeping of a Syncline target in the same table.
-    pub(super) fn new(selection: Option<&[Box<str>]>, of: &Columns, key: &Columns) -> Self {
+    /// selection all columns leave, but for the bookkeeping of a Syncline target in the same table. Columns that are
+    /// `hidden` leave in neither case: the record's class does not have them.
+    pub(super) fn new(selection: Option<&[Box<str>]>, hidden: &[Box<str>], of: &Columns, key: &Columns) -> Self {
+        let is_in = |list: &[Box<str>], name: &str| list.iter().any(|column| **column == *name);
         let chosen = |name: &str| match selection {
-            Some(selection) => key.position(name).is_some() || selection.iter().any(|column| **column == *name),
+            _ if key.position(name).is_some() => true,
+            _ if is_in(hidden, name) => false,
+            Some(selection) => is_in(selection, name),
             None => !name.starts_with(BOOKKEEPING),
         };
         let (places, names): (Vec<_>, Vec<_>) = of.iter().enumerate().filter(|(_, name)| chosen(name)).unzip();
-        let missing = selection.unwrap_or_default().iter().position(|column| of.position(column).is_none());
+        let lacks = |column: &str| of.position(column).is_none() && !is_in(hidden, column);
+        let missing = selection.unwrap_or_default().iter().position(|column| lacks(column));
         Self { of: of.clone(), key: key.clone(), selected: Columns::new(names), places, missing }
     }
 
@@ -97,9 +102,9 @@ mod tests {
         let mut row = Row::builder(Columns::new(["id", "_syncline_version", "note"]));
         ["1", "v", "x"].into_iter().for_each(|text| row.push(Value::Text(text)));
         let row = row.finish();
-        let part = Projection::new(None, row.columns(), &Columns::new(["id"])).apply(&row).unwrap().into_owned();
+        let part = Projection::new(None, &[], row.columns(), &Columns::new(["id"])).apply(&row).unwrap().into_owned();
         assert_eq!(part.columns(), &Columns::new(["id", "note"]));
-        let all = Projection::new(None, part.columns(), &Columns::new(["id"]));
+        let all = Projection::new(None, &[], part.columns(), &Columns::new(["id"]));
         assert!(matches!(all.apply(&part), Ok(Cow::Borrowed(_))));
     }
 
@@ -116,7 +121,8 @@ mod tests {
             names.iter().for_each(|name| row.push(Value::Text(name)));
             let row = row.finish();
             let selection: Vec<Box<str>> = of(&chosen).into_iter().map(Into::into).collect();
-            let part = Projection::new(Some(&selection), row.columns(), &Columns::new(of(&keys))).apply(&row).unwrap();
+            let part = Projection::new(Some(&selection), &[], row.columns(), &Columns::new(of(&keys)));
+            let part = part.apply(&row).unwrap();
             let expected: Vec<_> = chosen.iter().zip(&keys).map(|(one, two)| *one || *two).collect();
             prop_assert!(part.columns().iter().eq(of(&expected).iter()));
             prop_assert!(part.iter().all(|(name, value)| value == Value::Text(name)));

@@ -6,8 +6,10 @@ use syncline_shared::config::FieldProblem;
 use syncline_shared::record::Action;
 use syncline_shared::seal::Cipher;
 
-use super::filter::Filter;
-use crate::source::OnTruncate;
+use super::class::Hierarchy;
+use super::filter::{Filter, FilterError};
+use super::route_config::{NoRoute, RouteConfig, RouteMatch};
+use crate::source::{OnTruncate, Tables};
 
 /// The rule that decides what of one table leaves, in which form, to which shared queue.
 ///
@@ -35,6 +37,9 @@ pub struct ShareConfig {
     /// changes withheld then, so say `false` for it. Rows of a copy leave in either case.
     #[serde(default = "yes")]
     pub interactive_only: bool,
+    /// Whether inserts and updates are sent as `bulk`, which does either; default false.
+    #[serde(default)]
+    pub update_or_insert: bool,
     /// A ServiceNow encoded query that records must fit, such as `priority<=2^active=true`; default none. Looks at the
     /// record after the change, for deletes at what the source knows of it before. Upper and lower case differ.
     #[serde(default)]
@@ -42,6 +47,30 @@ pub struct ShareConfig {
     /// The time zone whose days, weeks and months the filter's dates are, such as `Europe/Berlin`; default `UTC`.
     #[serde(default)]
     pub time_zone: Option<String>,
+    /// What the subscriber gets when an update takes a record out of the filter, or to another route's queue: `delete`,
+    /// `update` (the record as it is now, once) or `ignore`. Default: `delete` where `on` has it and no filter asks what
+    /// changed, else `ignore`.
+    #[serde(default)]
+    pub on_leave: Option<OnLeave>,
+    /// Under which tables records leave when others extend this one (`[source.NAME.table]`): `base`, `all` or `leaf`
+    /// (default).
+    #[serde(default)]
+    pub hierarchy: Option<Hierarchy>,
+    /// Whether a record that changes its class is deleted under the old one. Default: where `on` has `delete`.
+    #[serde(default)]
+    pub delete_on_class_change: Option<bool>,
+    /// Routes to other shared queues; what none takes goes to `queue`, or as `no_route` says.
+    #[serde(default)]
+    pub route: Vec<RouteConfig>,
+    /// Whether a record goes to the `first` route it fits or to `all`; needed with routes.
+    #[serde(default)]
+    pub routes: Option<RouteMatch>,
+    /// What becomes of a record no route takes: `queue` (default), the share's own, or `withhold`.
+    #[serde(default)]
+    pub no_route: Option<NoRoute>,
+    /// What the source says of its tables, filled in where the whole configuration is known.
+    #[serde(skip)]
+    pub tables: Tables,
     /// The columns that leave; default all. Key columns always go along, and the filter may name columns that do not.
     #[serde(default)]
     pub columns: Option<Vec<String>>,
@@ -79,6 +108,18 @@ impl ShareOn {
     }
 }
 
+/// What the subscriber gets for a record that an update takes away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnLeave {
+    /// A delete.
+    Delete,
+    /// The record as it is now, once.
+    Update,
+    /// Nothing: it keeps what it has.
+    Ignore,
+}
+
 /// What becomes of the rows that are already there when a share starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -110,7 +151,7 @@ const fn yes() -> bool {
 }
 
 impl ShareConfig {
-    /// Everything wrong with the share by itself; empty when it can be compiled.
+    /// Everything wrong with the share by itself; when that and [`Self::validate_routes`] are empty, it can be compiled.
     #[must_use]
     pub fn validate(&self) -> Vec<FieldProblem> {
         let mut problems: Vec<FieldProblem> =
@@ -125,19 +166,57 @@ impl ShareConfig {
         }
         problems.extend(self.zone().err());
         problems.extend(self.parse_filter(TimeZone::UTC).err());
-        let columns = self.columns.as_deref().unwrap_or_default();
-        if self.columns.is_some() && columns.is_empty() {
-            problems.push(("columns", "is empty; name columns, or leave it out to send all".to_owned()));
+        problems.extend(validate_columns(self.columns.as_deref()).into_iter().map(|text| ("columns", text)));
+        problems.extend(self.validate_leave());
+        problems.extend(self.validate_hierarchy());
+        problems.extend(self.validate_routing());
+        problems
+    }
+
+    fn validate_leave(&self) -> Option<FieldProblem> {
+        self.on_leave?;
+        let text = if !self.on.contains(&ShareOn::Update) {
+            "is about updates, and the share is not on them; add \"update\" to on, or leave it out"
+        } else if self.filter.is_none() && self.route.is_empty() {
+            "is about records that leave a filter or a route, and the share has neither; leave it out"
+        } else if self.asks_for_changes() && self.on_leave != Some(OnLeave::Ignore) {
+            "is about records that leave a filter, and one that asks what changed is left with the next change; ask in it \
+             what the record is, or say \"ignore\""
+        } else {
+            return None;
+        };
+        Some(("on_leave", text.to_owned()))
+    }
+
+    fn validate_hierarchy(&self) -> Vec<FieldProblem> {
+        let mut problems = Vec::new();
+        if self.hierarchy.is_some() && !self.tables.has(&self.table) {
+            let text = "is about tables that extend others, and this one does not; declare them with extends in \
+                        [source.NAME.table.TABLE], or leave it out";
+            problems.push(("hierarchy", text.to_owned()));
         }
-        if columns.iter().any(String::is_empty) {
-            problems.push(("columns", "has an empty name; names of columns of the table".to_owned()));
-        }
-        for (place, column) in columns.iter().enumerate() {
-            if columns.iter().take(place).any(|earlier| earlier == column) {
-                problems.push(("columns", format!("names {column} twice; each column once")));
+        if self.delete_on_class_change == Some(true) {
+            if self.tables.class_column(&self.table).is_none() {
+                let text = "is about records that change their class and stay, which only a class column tells; give the \
+                            table at the top class_column in [source.NAME.table.TABLE], or leave it out";
+                problems.push(("delete_on_class_change", text.to_owned()));
+            } else if !self.on.contains(&ShareOn::Update) {
+                let text = "needs updates, and the share is not on them; add \"update\" to on, or leave it out";
+                problems.push(("delete_on_class_change", text.to_owned()));
             }
         }
         problems
+    }
+
+    /// What the subscriber gets for a record that leaves.
+    #[must_use]
+    pub fn on_leave(&self) -> OnLeave {
+        let deletes = self.on.contains(&ShareOn::Delete) && !self.asks_for_changes();
+        self.on_leave.unwrap_or(if deletes { OnLeave::Delete } else { OnLeave::Ignore })
+    }
+
+    pub(super) fn delete_on_class_change(&self) -> bool {
+        self.delete_on_class_change.unwrap_or_else(|| self.on.contains(&ShareOn::Delete))
     }
 
     /// What the share seals with.
@@ -145,23 +224,7 @@ impl ShareConfig {
     /// # Errors
     /// The problem, when `key` and `cipher` do not say it.
     pub fn seal_with(&self) -> Result<SealWith, FieldProblem> {
-        match (self.key.as_deref(), self.cipher.as_deref()) {
-            (Some(_), Some(_)) => {
-                Err(("cipher", "stands beside key; the key names its cipher, so leave it out".to_owned()))
-            }
-            (None, None) => Err(("key", "is missing; the id of a key, or cipher = \"None\" or \"Base64\"".to_owned())),
-            (Some(""), None) => Err(("key", "is empty; the id of a key".to_owned())),
-            (Some(id), None) => Ok(SealWith::Key(id.to_owned())),
-            (None, Some(name)) => match name.parse::<Cipher>() {
-                Ok(Cipher::None) => Ok(SealWith::Plain),
-                Ok(Cipher::Base64) => Ok(SealWith::Base64),
-                Ok(keyed @ (Cipher::TripleDes | Cipher::Aes128 | Cipher::Aes256)) => Err((
-                    "cipher",
-                    format!("{keyed} needs a key; name one with key instead, or \"None\" or \"Base64\""),
-                )),
-                Err(()) => Err(("cipher", format!("{name:?} is not known; \"None\" or \"Base64\", or key instead"))),
-            },
-        }
+        seal_with(self.key.as_deref(), self.cipher.as_deref())
     }
 
     /// The time zone of the filter's dates.
@@ -172,7 +235,69 @@ impl ShareConfig {
     }
 
     pub(super) fn parse_filter(&self, zone: TimeZone) -> Result<Option<Filter>, FieldProblem> {
-        let filter = self.filter.as_deref().map(|text| Filter::parse(text, zone));
+        let filter = self.filter.as_deref().map(|text| self.parse(text, zone));
         filter.transpose().map_err(|cause| ("filter", cause.to_string()))
     }
+
+    /// Parses a condition, and tells it which tables extend which.
+    pub(super) fn parse(&self, text: &str, zone: TimeZone) -> Result<Filter, FilterError> {
+        let mut filter = Filter::parse(text, zone)?;
+        filter.know_classes(|class| self.tables.below(class));
+        Ok(filter)
+    }
+
+    /// Whether a condition asks what changed: a record fits it at a change, and leaves it with the next.
+    fn asks_for_changes(&self) -> bool {
+        let conditions = self.filter.iter().chain(self.route.iter().map(|route| &route.when));
+        conditions.filter_map(|text| text.parse::<Filter>().ok()).any(|filter| filter.asks_for_changes())
+    }
+}
+
+/// The same for a share and for a route of it.
+pub(super) fn seal_with(key: Option<&str>, cipher: Option<&str>) -> Result<SealWith, FieldProblem> {
+    match (key, cipher) {
+        (Some(_), Some(_)) => {
+            Err(("cipher", "stands beside key; the key names its cipher, so leave it out".to_owned()))
+        }
+        (None, None) => Err(("key", "is missing; the id of a key, or cipher = \"None\" or \"Base64\"".to_owned())),
+        (Some(""), None) => Err(("key", "is empty; the id of a key".to_owned())),
+        (Some(id), None) => Ok(SealWith::Key(id.to_owned())),
+        (None, Some(name)) => match name.parse::<Cipher>() {
+            Ok(Cipher::None) => Ok(SealWith::Plain),
+            Ok(Cipher::Base64) => Ok(SealWith::Base64),
+            Ok(keyed @ (Cipher::TripleDes | Cipher::Aes128 | Cipher::Aes256)) => {
+                Err(("cipher", format!("{keyed} needs a key; name one with key instead, or \"None\" or \"Base64\"")))
+            }
+            Err(()) => Err(("cipher", format!("{name:?} is not known; \"None\" or \"Base64\", or key instead"))),
+        },
+    }
+}
+
+/// Everything wrong with a list of columns.
+pub(super) fn validate_columns(columns: Option<&[String]>) -> Vec<String> {
+    let Some(columns) = columns else { return Vec::new() };
+    let mut problems = Vec::new();
+    if columns.is_empty() {
+        problems.push("is empty; name columns, or leave it out to send all".to_owned());
+    }
+    if columns.iter().any(String::is_empty) {
+        problems.push("has an empty name; names of columns of the table".to_owned());
+    }
+    for (place, column) in columns.iter().enumerate() {
+        if columns.iter().take(place).any(|earlier| earlier == column) {
+            problems.push(format!("names {column} twice; each column once"));
+        }
+    }
+    problems
+}
+
+/// Why a key that other products have on a share has no meaning on ours; `None` for keys that are simply unknown.
+#[must_use]
+pub fn no_meaning(key: &str) -> Option<&'static str> {
+    let timing = ["before", "after", "async", "when", "order", "timing", "business_rule_when", "business_rule_order"];
+    timing.contains(&key).then_some(
+        "has no meaning here: it is the timing of a business rule, which runs within the transaction of the change; shares \
+         see changes once they are committed, in the order of their commits, with the values before and after, so there is \
+         nothing to choose; leave it out",
+    )
 }

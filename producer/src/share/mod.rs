@@ -3,45 +3,62 @@
 //! Pure decisions about one change at a time, without I/O and without a clock. Knows changes and rows, neither sources nor
 //! queues. What does not leave is [`Withheld`] for a reason that is counted; a share that does not fit its table is
 //! [`Decision::Unfit`], and nothing is withheld for that.
+//!
+//! The steps, each in a file of its own: the action and who made the change; the filter (`condition`); under which tables
+//! (`class`) and to which shared queues (`route`) the record goes, and where it was before (`ways`); its columns (`columns`).
 
+mod class;
 mod columns;
+mod condition;
 mod config;
 pub mod filter;
+mod route;
+mod route_config;
+mod ways;
 
-pub use config::{Initial, SealWith, ShareConfig, ShareOn};
+pub use class::Hierarchy;
+pub use config::{Initial, OnLeave, SealWith, ShareConfig, ShareOn, no_meaning};
 pub use filter::{Filter, FilterError};
+pub use route_config::{NoRoute, RouteConfig, RouteMatch};
+pub use ways::Way;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use syncline_shared::config::FieldProblem;
-use syncline_shared::record::{Action, Row};
+use syncline_shared::record::{Action, Row, Version};
 
 use crate::source::Change;
+use class::Classes;
 use columns::{Last, Projection};
-use filter::{Before, Places, Seen, Verdict};
+use condition::Condition;
+use route::Routes;
+use ways::{Ways, ways};
 
 /// A share, compiled: it decides about changes without looking anything up by name.
 #[derive(Debug)]
 pub struct Share {
     name: Arc<str>,
-    table: Arc<str>,
     on: Vec<Action>,
     interactive_only: bool,
-    filter: Option<Filter>,
-    selection: Option<Vec<Box<str>>>,
-    places: Last<Places>,
-    /// Apart from `places`, since what a source knows of deleted rows often has a shape of its own.
-    places_before: Last<Places>,
-    projection: Last<Projection>,
+    update_or_insert: bool,
+    filter: Option<Condition>,
+    on_leave: OnLeave,
+    delete_on_class_change: bool,
+    classes: Classes,
+    routes: Routes,
+    /// The selected columns, for each route.
+    selections: Vec<Option<Vec<Box<str>>>>,
+    /// For each table and each route of it.
+    projections: Vec<Last<Projection>>,
 }
 
 /// What a share does with a change.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision<'a> {
-    /// It leaves.
-    Share(Shared<'a>),
-    /// It does not, by a rule of the share.
+    /// Something leaves: at least one message, in this order.
+    Share(Vec<Shared<'a>>),
+    /// Nothing does, by a rule of the share.
     Withhold(Withheld),
     /// The share cannot decide, for this change or any other: its filter or its selection names a column the table does
     /// not have. Systemic (promise P7): pause and say so, someone has to mend the share or the table.
@@ -51,11 +68,18 @@ pub enum Decision<'a> {
     },
 }
 
-/// What leaves of a change.
+/// One message that leaves for a change.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shared<'a> {
-    /// What happened; [`Action::Bulk`] for rows of a copy.
+    /// What happened; [`Action::Bulk`] for rows of a copy, and what "update or insert" makes of others.
     pub action: Action,
+    /// The table it leaves under.
+    pub table: &'a Arc<str>,
+    /// How it leaves.
+    pub way: Way,
+    /// The change's, or the one just below for a delete where the record is no longer: it loses to the change itself
+    /// wherever both arrive, and to every later one.
+    pub version: Version,
     /// The key columns, all of them whatever is selected.
     pub key: &'a Row,
     /// The columns after the change, or the selected ones and the key's; `None` for deletes. Borrowed unless selected.
@@ -75,11 +99,16 @@ pub enum Withheld {
     UnknownSession,
     /// The record does not fit the filter.
     Filter,
+    /// The record is of a class that is not the share's.
+    Class,
+    /// No route takes the record, and the share keeps what none takes.
+    NoRoute,
 }
 
 impl Withheld {
     /// Every reason, in the order metrics list them.
-    pub const ALL: [Self; 4] = [Self::Action, Self::Background, Self::UnknownSession, Self::Filter];
+    pub const ALL: [Self; 6] =
+        [Self::Action, Self::Background, Self::UnknownSession, Self::Filter, Self::Class, Self::NoRoute];
 
     /// The word used in metrics and logs.
     #[must_use]
@@ -89,6 +118,8 @@ impl Withheld {
             Self::Background => "background",
             Self::UnknownSession => "unknown_session",
             Self::Filter => "filter",
+            Self::Class => "class",
+            Self::NoRoute => "no_route",
         }
     }
 }
@@ -97,25 +128,29 @@ impl Share {
     /// Compiles a share's configuration.
     ///
     /// # Errors
-    /// Everything [`ShareConfig::validate`] reports.
+    /// Everything [`ShareConfig::validate`] and [`ShareConfig::validate_routes`] report.
     pub fn compile(name: impl Into<Arc<str>>, config: &ShareConfig) -> Result<Self, Vec<FieldProblem>> {
-        let problems = config.validate();
+        let mut problems = config.validate();
+        problems.extend(config.validate_routes().into_iter().map(|(_, problem)| problem));
         if !problems.is_empty() {
             return Err(problems);
         }
+        let classes = Classes::new(&config.table, config.hierarchy.unwrap_or_default(), &config.tables);
+        let zone = config.zone().map_err(|problem| vec![problem])?;
+        let routes = config.compile_routes(&zone).map_err(|problem| vec![problem])?;
+        let projections = (0..classes.len() * routes.len()).map(|_| Last::default()).collect();
         Ok(Self {
             name: name.into(),
-            table: config.table.as_str().into(),
             on: config.on.iter().map(|on| on.action()).collect(),
             interactive_only: config.interactive_only,
-            filter: config.zone().and_then(|zone| config.parse_filter(zone)).map_err(|problem| vec![problem])?,
-            selection: config
-                .columns
-                .as_ref()
-                .map(|columns| columns.iter().map(|column| column.as_str().into()).collect()),
-            places: Last::default(),
-            places_before: Last::default(),
-            projection: Last::default(),
+            update_or_insert: config.update_or_insert,
+            filter: config.parse_filter(zone).map_err(|problem| vec![problem])?.map(Condition::new),
+            on_leave: config.on_leave(),
+            delete_on_class_change: config.delete_on_class_change(),
+            classes,
+            routes,
+            selections: config.selections(),
+            projections,
         })
     }
 
@@ -125,79 +160,66 @@ impl Share {
         &self.name
     }
 
-    /// The table it is for.
+    /// Its filter and those of its routes.
+    fn conditions(&self) -> impl Iterator<Item = &Condition> {
+        self.filter.iter().chain(self.routes.conditions())
+    }
+
+    /// The tables whose changes it is about: the one it names, or where the records of that one are stored.
     #[must_use]
-    pub const fn table(&self) -> &Arc<str> {
-        &self.table
+    pub fn tables(&self) -> &[Arc<str>] {
+        self.classes.stored()
     }
 
-    /// The columns the table must have for this share: those of the filter and those selected; some may come twice.
-    pub fn columns_used(&self) -> impl Iterator<Item = &str> {
-        let selected = self.selection.iter().flatten().map(AsRef::as_ref);
-        self.filter.iter().flat_map(Filter::columns).chain(selected)
+    /// The tables its records leave under.
+    pub fn tables_leaving(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.classes.leaving()
     }
 
-    /// Whether a change is this share's to decide: one of its table, and no row of another share's copy.
+    /// The columns one of its [tables](Share::tables) must have for this share: those of conditions, the one that names
+    /// the class, and those selected; some may come twice.
+    pub fn columns_used(&self, table: &str) -> impl Iterator<Item = &str> {
+        let hidden = self.classes.hidden_in(table);
+        let selected = self.selections.iter().flatten().flatten().filter(|column| !hidden.contains(column));
+        self.conditions().flat_map(Condition::columns).chain(self.classes.column()).chain(selected.map(AsRef::as_ref))
+    }
+
+    /// Whether a change is this share's to decide: one of its tables, and no row of another share's copy.
     #[must_use]
     pub fn concerns(&self, change: &Change) -> bool {
-        change.table == self.table && change.only_share.as_ref().is_none_or(|only| *only == self.name)
+        self.tables().contains(&change.table) && change.only_share.as_ref().is_none_or(|only| *only == self.name)
     }
 
     /// Decides about a change that [concerns](Share::concerns) this share.
     ///
     /// Rows of a copy ([`Action::Bulk`]) are subject to the filter and the selection, not to `on` and `interactive_only`:
-    /// they are what is there, not what someone did. What the filter leaves open is shared: a row whose value was not sent
-    /// because the change left it alone, and a delete of which the source knows too little, since deleting what is not
-    /// there harms nothing. An update that takes a record out of the filter is withheld like any other record outside of it.
-    ///
-    /// Allocates only when columns are selected, or when rows come in a new shape.
+    /// they are what is there, not what someone did. What the source does not tell is never held against a change: a row
+    /// whose value was not sent because the change left it alone is shared, and a delete goes wherever the record may
+    /// have been, since deleting what is not there harms nothing.
     #[must_use]
     pub fn decide<'a>(&'a self, change: &'a Change) -> Decision<'a> {
-        if let Some(reason) = self.withheld_by_event(change) {
-            return Decision::Withhold(reason);
-        }
-        let row = match change.action {
-            Action::Insert | Action::Update | Action::Bulk => change.after.as_ref(),
-            Action::Delete => None,
-        };
-        if let Some(filter) = &self.filter {
-            match self.test(filter, change, row) {
-                Ok(Verdict::Fits | Verdict::Unknown) => {}
-                Ok(Verdict::FitsNot) => return Decision::Withhold(Withheld::Filter),
-                Err(column) => return Decision::Unfit { column },
-            }
-        }
-        let data = match row.map(|row| self.select(row, &change.key)).transpose() {
-            Ok(data) => data,
-            Err(column) => return Decision::Unfit { column },
-        };
-        let partial = data.as_ref().is_some_and(|row| row.has_unchanged());
-        Decision::Share(Shared { action: change.action, key: &change.key, data, partial })
+        self.weigh(change).unwrap_or_else(|column| Decision::Unfit { column })
     }
 
-    /// Holds a change against the filter: the row after it, or for a delete what is known of the record before. A column
-    /// the table lacks is an error.
-    fn test<'a>(&self, filter: &'a Filter, change: &Change, row: Option<&Row>) -> Result<Verdict, &'a str> {
-        let at = change.at;
-        let Some(row) = row else {
-            let row = change.before.as_ref().unwrap_or(&change.key);
-            return looked_up(filter, &self.places_before, row, |places| {
-                Ok(filter.test(&Seen { row, places, before: Before::Same, at }))
-            });
-        };
-        looked_up(filter, &self.places, row, |places| {
-            if let Some(column) = filter.missing(places) {
-                return Err(column);
+    /// The same; a column the table lacks is an error.
+    fn weigh<'a>(&'a self, change: &'a Change) -> Result<Decision<'a>, &'a str> {
+        if let Some(reason) = self.withheld_by_event(change) {
+            return Ok(Decision::Withhold(reason));
+        }
+        let now = change.after.as_ref().map(|row| self.ways_now(change, row)).transpose()?;
+        let was = self.ways_before(change, now.as_ref());
+        let mut messages: Vec<Shared<'a>> = Vec::new();
+        for way in ways(Some(&was)).filter(|way| !ways(now.as_ref()).any(|now| self.is_one_place(*way, now))) {
+            if !messages.iter().any(|sent| self.is_one_place(way, sent.way)) {
+                messages.extend(self.where_it_left(change, way, now.as_ref())?);
             }
-            let test = |before: Before<'_>| filter.test(&Seen { row, places, before, at });
-            Ok(match (change.action, &change.before) {
-                (Action::Bulk | Action::Delete, _) => test(Before::Same),
-                (Action::Insert, _) => test(Before::Nothing),
-                (Action::Update, None) => test(Before::Unknown),
-                (Action::Update, Some(before)) => {
-                    looked_up(filter, &self.places_before, before, |places| test(Before::Row(before, places)))
-                }
-            })
+        }
+        for way in ways(now.as_ref()) {
+            messages.push(self.record(change, way, self.action(change, way, &was))?);
+        }
+        Ok(match now.unwrap_or(was) {
+            Err(reason) if messages.is_empty() => Decision::Withhold(reason),
+            Ok(_) | Err(_) => Decision::Share(messages),
         })
     }
 
@@ -217,21 +239,75 @@ impl Share {
         }
     }
 
-    /// The row, or its selected part; the name of a selected column it lacks otherwise.
-    fn select<'a>(&'a self, row: &'a Row, key: &Row) -> Result<Cow<'a, Row>, &'a str> {
-        let selection = self.selection.as_deref();
-        let selected = self.projection.with(
+    /// What goes where the record was and no longer is.
+    fn where_it_left<'a>(
+        &'a self,
+        change: &'a Change,
+        way: Way,
+        now: Option<&Result<Ways, Withheld>>,
+    ) -> Result<Option<Shared<'a>>, &'a str> {
+        let on_leave = match now {
+            // The source deleted it.
+            None => return Ok(Some(self.delete(change, way, change.version))),
+            Some(Ok(now)) if now.levels.contains(&way.level) => self.on_leave,
+            Some(Ok(_) | Err(Withheld::Class)) if self.delete_on_class_change => OnLeave::Delete,
+            Some(Ok(_) | Err(Withheld::Class)) => OnLeave::Ignore,
+            Some(Err(_)) => self.on_leave,
+        };
+        match on_leave {
+            OnLeave::Delete => Ok(Some(self.delete(change, way, change.version.below()))),
+            OnLeave::Update => self.record(change, way, self.sent_as(change.action)).map(Some),
+            OnLeave::Ignore => Ok(None),
+        }
+    }
+
+    fn delete<'a>(&'a self, change: &'a Change, way: Way, version: Version) -> Shared<'a> {
+        let table = self.classes.name(way.level);
+        Shared { action: Action::Delete, table, way, version, key: &change.key, data: None, partial: false }
+    }
+
+    /// The record as it is after the change.
+    fn record<'a>(&'a self, change: &'a Change, way: Way, action: Action) -> Result<Shared<'a>, &'a str> {
+        let (table, key, version) = (self.classes.name(way.level), &change.key, change.version);
+        let data = change.after.as_ref().map(|row| self.select(row, key, way)).transpose()?;
+        let partial = data.as_ref().is_some_and(|row| row.has_unchanged());
+        Ok(Shared { action, table, way, version, key, data, partial })
+    }
+
+    /// How the record is sent: a class that gets it by an update never had it.
+    fn action(&self, change: &Change, way: Way, was: &Result<Ways, Withheld>) -> Action {
+        let had_other_class = match was {
+            Ok(was) => !was.levels.contains(&way.level),
+            Err(reason) => *reason == Withheld::Class,
+        };
+        let follows_class = self.classes.may_change() && self.delete_on_class_change;
+        if change.action == Action::Update && follows_class && had_other_class {
+            Action::Bulk
+        } else {
+            self.sent_as(change.action)
+        }
+    }
+
+    fn sent_as(&self, action: Action) -> Action {
+        match action {
+            Action::Insert | Action::Update if self.update_or_insert => Action::Bulk,
+            Action::Insert | Action::Update | Action::Delete | Action::Bulk => action,
+        }
+    }
+
+    /// The row, or its part that goes this way; the name of a selected column it lacks otherwise.
+    fn select<'a>(&'a self, row: &'a Row, key: &Row, way: Way) -> Result<Cow<'a, Row>, &'a str> {
+        let selection = self.selections.get(way.route).and_then(Option::as_deref);
+        let Some(projection) = self.projections.get(way.level * self.routes.len() + way.route) else {
+            unreachable!("there is one for each way")
+        };
+        let selected = projection.with(
             |projection| projection.is_of(row.columns(), key.columns()),
-            || Projection::new(selection, row.columns(), key.columns()),
+            || Projection::new(selection, self.classes.hidden(way.level), row.columns(), key.columns()),
             |projection| projection.apply(row),
         );
         selected.map_err(|place| selection.and_then(|columns| columns.get(place)).map_or("", AsRef::as_ref))
     }
-}
-
-/// Looks up where a filter's columns are in a row, once for all rows of its shape.
-fn looked_up<R>(filter: &Filter, last: &Last<Places>, row: &Row, then: impl FnOnce(&Places) -> R) -> R {
-    last.with(|places| places.columns == *row.columns(), || filter.places(row.columns()), then)
 }
 
 #[cfg(test)]

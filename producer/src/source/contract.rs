@@ -88,6 +88,9 @@ pub(crate) async fn run<T: Stand>(mut stand: T) {
     let (update, delete, insert) = (Action::Update, Action::Delete, Action::Insert);
     expect(&first, &[(update, "1"), (update, "1"), (delete, "2"), (insert, "2"), (delete, "3"), (insert, "30")]);
     assert!(first.is_sorted_by(|one, next| one.version < next.version), "versions grow");
+    let older =
+        copied.iter().chain(&first).filter(|older| older.key == first[1].key && older.version < first[1].version);
+    assert!(older.map(|older| older.version).max() < Some(first[1].version.below()), "the version below is free");
     assert!(
         first.iter().all(|change| change.only_share.is_none() && change.after.is_none() == (change.action == delete))
     );

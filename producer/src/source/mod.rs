@@ -10,9 +10,11 @@ pub mod memory;
 pub mod postgres;
 mod session;
 pub mod sqlite;
+mod tables;
 
 pub use error::SourceError;
 pub use session::SessionRule;
+pub use tables::{TableConfig, Tables};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -37,7 +39,8 @@ pub struct Change {
     pub before: Option<Row>,
     /// The columns after the change; `None` for deletes.
     pub after: Option<Row>,
-    /// Orders this change among all changes of the record.
+    /// Orders this change among all changes of the record. No other change of it has the one just
+    /// [below](Version::below).
     pub version: Version,
     /// When it was committed.
     pub at: Timestamp,
@@ -86,6 +89,8 @@ pub struct WatchedTable {
     pub copy_for: Vec<Arc<str>>,
     /// The columns shares of this table name: without them they cannot decide.
     pub columns: Vec<Arc<str>>,
+    /// Whether a share of it cannot decide without the values before a change.
+    pub needs_before: bool,
     /// What to do when all its records are gone at once.
     pub on_truncate: OnTruncate,
 }
@@ -111,6 +116,8 @@ pub struct Checked {
     pub missing: Vec<Arc<str>>,
     /// The columns that changes of a table carry, for each watched table that is there and fit.
     pub columns: BTreeMap<Arc<str>, Vec<String>>,
+    /// What makes a table's changes carry the values before them, for each watched table whose changes do not.
+    pub without_before: BTreeMap<Arc<str>, String>,
 }
 
 impl From<SourceError> for Checked {

@@ -88,8 +88,14 @@ impl<'t> Document<'t> {
                 }
             }
             DeValue::Array(items) => {
-                for item in items.iter_mut() {
-                    self.walk(path, key.clone(), item, line_of, env);
+                for (place, item) in items.iter_mut().enumerate() {
+                    let at = item.span();
+                    // Tables of an array are counted from 1, and stand where they begin.
+                    if let DeValue::Table(_) = item.get_ref() {
+                        self.walk(&format!("{path}.{}", place + 1), at, item, line_of, env);
+                    } else {
+                        self.walk(path, key.clone(), item, line_of, env);
+                    }
                 }
             }
             DeValue::Table(table) => {
@@ -141,6 +147,18 @@ impl<'t> Document<'t> {
     /// Takes all tables `[name.x]`, by `x`.
     pub fn tables<T: DeserializeOwned>(&mut self, name: &str) -> BTreeMap<String, T> {
         self.each(name, |section| section.read())
+    }
+
+    /// The same; `explain` says of keys that mean something elsewhere why they have no meaning here.
+    pub fn tables_explained<T: DeserializeOwned>(
+        &mut self,
+        name: &str,
+        explain: fn(&str) -> Option<&'static str>,
+    ) -> BTreeMap<String, T> {
+        self.each(name, |mut section| {
+            section.take_out(explain);
+            section.read()
+        })
     }
 
     /// Takes all tables `[name.x]` by their `type`, by `x`.
@@ -236,6 +254,17 @@ impl<'t> Section<'_, 't> {
                     return None;
                 }
             }
+        }
+    }
+
+    /// Reports the keys that have no meaning here, and takes them out.
+    fn take_out(&mut self, explain: fn(&str) -> Option<&'static str>) {
+        let Some(keys) = self.keys() else { return };
+        let explained = |key: &Spanned<Cow<'_, str>>| Some((key.get_ref().to_string(), explain(key.get_ref())?));
+        let found: Vec<_> = keys.keys().filter_map(explained).collect();
+        for (key, text) in found {
+            self.keys().and_then(|keys| keys.remove(key.as_str()));
+            self.document.problem(&format!("{}.{key}", self.path), text);
         }
     }
 

@@ -20,6 +20,13 @@ impl Version {
         Self(((epoch as u128) << 96) | ((position as u128) << 32) | ordinal as u128)
     }
 
+    /// The version just below this one, newer than every other that is older. Sources leave it free for each change of a
+    /// record: with it the record is deleted where it is no longer, and the delete loses to the change wherever both arrive.
+    #[must_use]
+    pub const fn below(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+
     /// The 16 bytes, most significant first.
     #[must_use]
     pub const fn to_bytes(self) -> [u8; 16] {

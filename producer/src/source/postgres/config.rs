@@ -8,7 +8,7 @@ use syncline_shared::config::{FieldProblem, Secret};
 use syncline_shared::postgres::PostgresAddress;
 use syncline_shared::tls::TlsConfig;
 
-use crate::source::SessionRule;
+use crate::source::{SessionRule, Tables};
 
 /// An idle database gives its log free this often; rare enough to cost nothing.
 const DEFAULT_HEARTBEAT_INTERVAL_MS: u64 = 10_000;
@@ -43,6 +43,9 @@ pub struct PostgresSourceConfig {
     /// The publication, made at the first start. Default: `syncline_<source>`.
     #[serde(default)]
     pub publication: Option<String>,
+    /// Tables that extend each other, `[source.NAME.table.TABLE]`. Default: none.
+    #[serde(default, rename = "table")]
+    pub tables: Tables,
     /// Tells persons from jobs where the application sends no session message. Default: such a change is a job's.
     #[serde(default)]
     pub session: Option<SessionRule>,

@@ -124,6 +124,7 @@ async fn missing(
         columns: Vec::new(),
         named: Vec::new(),
         published: true,
+        keeps_before: false,
         on_truncate: watched.on_truncate,
         emptied: None,
         copied_to: known.copied_to,

@@ -28,6 +28,8 @@ pub(super) struct Table {
     pub(super) named: Vec<Arc<str>>,
     /// Whether the publication has it.
     pub(super) published: bool,
+    /// Whether its changes carry all values before them.
+    pub(super) keeps_before: bool,
     /// What to do when all its records are gone at once.
     pub(super) on_truncate: OnTruncate,
     /// The last `TRUNCATE` the targets have followed by hand; what came before it is gone there too.
@@ -77,7 +79,8 @@ const LOOK_UP: &str = "
                AND CASE WHEN c.relreplident = 'i' AND c.relkind <> 'p' THEN i.indisreplident ELSE i.indisprimary END
                AND a.attrelid = c.oid AND a.attnum = k.attnum),
            (SELECT min(l.oid::regclass::text) FROM pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid
-             WHERE c.relkind = 'p' AND t.isleaf AND l.relreplident IN ('n', 'i')),
+             WHERE c.relkind = 'p' AND t.isleaf
+               AND (l.relreplident IN ('n', 'i') OR (c.relreplident = 'f' AND l.relreplident <> 'f'))),
            coalesce(p.puballtables OR r.oid IS NOT NULL, false),
            a.names, a.types
       FROM unnest($1::text[]) WITH ORDINALITY AS w (name, place)
@@ -141,8 +144,9 @@ fn judge(watched: &WatchedTable, row: &SqlRow) -> Found {
         return unfit(format!("the table {name} has no primary key"), mend);
     };
     if let Some(partition) = row.get::<_, Option<String>>(6) {
-        let mend = format!("ALTER TABLE {partition} REPLICA IDENTITY DEFAULT");
-        return unfit(format!("the partition {partition} of {name} is not identified by its primary key"), mend);
+        let (how, word) = if identity == "f" { ("all its columns", "FULL") } else { ("its primary key", "DEFAULT") };
+        let mend = format!("ALTER TABLE {partition} REPLICA IDENTITY {word}");
+        return unfit(format!("the partition {partition} of {name} is not identified by {how}, as {name} is"), mend);
     }
     let (names, types): (Option<Vec<String>>, Option<Vec<u32>>) = (row.get(8), row.get(9));
     let columns: Vec<_> = names.into_iter().flatten().zip(types.into_iter().flatten()).collect();
@@ -150,7 +154,7 @@ fn judge(watched: &WatchedTable, row: &SqlRow) -> Found {
         let mend = format!("ALTER TABLE {sql_name} ADD COLUMN {} <its type>, or mend the share", identifier(missing));
         return unfit(format!("the table {name} has no column {missing}, which a share of it names"), mend);
     }
-    Found::Fit(Table {
+    let table = Table {
         name: Arc::clone(name),
         oid,
         sql_name,
@@ -159,10 +163,17 @@ fn judge(watched: &WatchedTable, row: &SqlRow) -> Found {
         columns,
         named: watched.columns.clone(),
         published: row.get(7),
+        keeps_before: identity == "f",
         on_truncate: watched.on_truncate,
         emptied: None,
         copied_to: 0,
-    })
+    };
+    if watched.needs_before && !table.keeps_before {
+        let problem =
+            format!("changes of the table {name} do not carry the values before them, which a share of it needs");
+        return unfit(problem, table.keep_before());
+    }
+    Found::Fit(table)
 }
 
 impl Table {
@@ -178,10 +189,17 @@ impl Table {
             columns: Vec::new(),
             named: Vec::new(),
             published: true,
+            keeps_before: false,
             on_truncate: OnTruncate::Ignore,
             emptied: None,
             copied_to: 0,
         }
+    }
+
+    /// What makes its changes carry all values before them.
+    pub(super) fn keep_before(&self) -> String {
+        let partitions = if self.partitioned { ", and the same for each of its partitions" } else { "" };
+        format!("ALTER TABLE {} REPLICA IDENTITY FULL{partitions}", self.sql_name)
     }
 
     /// How a query names the table's own rows: with partitions, without tables that inherit from it.

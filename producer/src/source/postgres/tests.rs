@@ -88,7 +88,8 @@ impl Database {
     /// A source of the table `item` alone, with what its shares say of it.
     fn source_of_item(&self, columns: &[&str], on_truncate: OnTruncate) -> PostgresSource {
         let columns = columns.iter().map(|column| (*column).into()).collect();
-        let item = WatchedTable { table: "item".into(), copy_for: Vec::new(), columns, on_truncate };
+        let item =
+            WatchedTable { table: "item".into(), copy_for: Vec::new(), columns, needs_before: false, on_truncate };
         PostgresSource::new("desk", self.config(), vec![item])
     }
 

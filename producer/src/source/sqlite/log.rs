@@ -133,7 +133,8 @@ impl Decoder {
             Some(old) => {
                 vec![change(Action::Delete, old, before, None, 1), change(Action::Insert, key, None, after, 2)]
             }
-            None => vec![change(logged.action, key, before, after, 1)],
+            // The version below an update's is free, as Change::version says.
+            None => vec![change(logged.action, key, before, after, 2)],
         };
         changes.retain(|change| has_key(table, &change.key));
         Ok(changes)

@@ -33,7 +33,7 @@ use tracing::warn;
 
 use self::error::Fault;
 use self::file::{At, Opened, check, step};
-use super::{Checked, PollLimit, Polled, SessionRule, Source, SourceError, WatchedTable};
+use super::{Checked, PollLimit, Polled, SessionRule, Source, SourceError, Tables, WatchedTable};
 
 /// Twenty milliseconds: a change is seen at once, an idle source costs next to nothing.
 pub const DEFAULT_POLL_INTERVAL_MS: u64 = 20;
@@ -44,6 +44,9 @@ pub const DEFAULT_POLL_INTERVAL_MS: u64 = 20;
 pub struct SqliteSourceConfig {
     /// The file; it must exist. Beside it `<path>-syncline` keeps a second producer away.
     pub path: PathBuf,
+    /// Tables that extend each other, `[source.NAME.table.TABLE]`. Default: none.
+    #[serde(default, rename = "table")]
+    pub tables: Tables,
     /// How to tell persons from jobs; without it the source does not say.
     pub session: Option<SessionRule>,
     /// How often an idle file is looked at, in milliseconds; at least 1. Default 20.

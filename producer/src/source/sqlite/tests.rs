@@ -47,7 +47,12 @@ impl Desk {
     }
 
     fn config(&self) -> SqliteSourceConfig {
-        SqliteSourceConfig { path: path(self.folder.path()), session: None, poll_interval_ms: 5 }
+        SqliteSourceConfig {
+            path: path(self.folder.path()),
+            tables: Tables::default(),
+            session: None,
+            poll_interval_ms: 5,
+        }
     }
 
     fn source(&self, watched: &[(&str, &[&str])]) -> SqliteSource {
