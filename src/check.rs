@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
 
 use serde_json::json;
 use syncline_consumer::config::TargetConfig;
@@ -10,15 +9,15 @@ use syncline_consumer::target::postgres::PostgresTarget;
 use syncline_consumer::target::sqlite::SqliteTarget;
 use syncline_consumer::target::{ApplyError, TableMap, Target};
 use syncline_producer::config::SourceConfig;
-use syncline_producer::share::Share;
+use syncline_producer::source::WatchedTable;
 use syncline_producer::source::postgres::PostgresSource;
 use syncline_producer::source::sqlite::SqliteSource;
-use syncline_producer::source::{Checked, WatchedTable};
 use syncline_shared::queue::{Broker, QueueError};
 use syncline_shared::tasks::chain;
 
 use crate::config::{Config, Env, compile};
 use crate::failure::Failure;
+use crate::fit::Fit;
 use crate::queue::{OnBroker, on_broker};
 
 /// What was found about one system.
@@ -102,67 +101,24 @@ async fn sources(config: &Config) -> Vec<Finding> {
             .shares
             .iter()
             .filter(|(_, share)| share.source == *name)
-            .filter_map(|(name, share)| compile(name, share).ok())
+            .filter_map(|(name, share)| Some((compile(name, share).ok()?, share)))
             .collect();
-        let tables: BTreeSet<_> = shares.iter().flat_map(|share| share.tables()).cloned().collect();
+        let tables: BTreeSet<_> = shares.iter().flat_map(|(share, _)| share.tables()).cloned().collect();
         let tables = tables.into_iter().map(|table| WatchedTable { table, ..WatchedTable::default() }).collect();
         let checked = match source {
             SourceConfig::Postgres(postgres) => PostgresSource::new(name, postgres.clone(), tables).check().await,
             SourceConfig::Sqlite(sqlite) => SqliteSource::new(name, sqlite.clone(), tables).check().await,
         };
         let mut problems: Vec<String> = checked.problems.iter().map(|error| chain(error)).collect();
-        problems.extend(shares.iter().flat_map(|share| unknown_columns(share, &checked)));
-        problems.extend(shares.iter().flat_map(|share| lacking_before(share, &checked)));
+        let fits: Vec<_> =
+            shares.iter().map(|(share, config)| Fit { share, config, source, checked: &checked }).collect();
+        problems.extend(fits.iter().flat_map(Fit::problems));
         let missing = |table| format!("table {table} does not exist; its shares wait for it");
         let mut notes: Vec<String> = checked.missing.iter().map(missing).collect();
-        notes.extend(shares.iter().flat_map(|share| guesses(share, &checked)));
+        notes.extend(fits.iter().flat_map(Fit::notes));
         findings.push(Finding { system: format!("source {name}"), problems, notes });
     }
     findings
-}
-
-/// The columns a share names that its table does not have: at run time they stop the whole source.
-fn unknown_columns(share: &Share, checked: &Checked) -> Vec<String> {
-    let name = share.name();
-    let of_table = |table: &Arc<str>| {
-        let columns = checked.columns.get(table)?;
-        let used: BTreeSet<_> = share.columns_used(table).collect();
-        let unknown = used.into_iter().filter(|used| !columns.iter().any(|column| column == used));
-        let accepted = columns.join(", ");
-        let tell = |column| {
-            format!("share {name} names column {column}, which table {table} does not have; it has {accepted}")
-        };
-        Some(unknown.map(tell).collect::<Vec<_>>())
-    };
-    share.tables().iter().filter_map(of_table).flatten().collect()
-}
-
-/// Tables whose changes do not carry the values a share cannot do without: at run time they stop the whole source.
-fn lacking_before(share: &Share, checked: &Checked) -> Vec<String> {
-    let name = share.name();
-    let needed = share.tables().iter().filter(|_| share.needs_before());
-    let lacking = needed.filter_map(|table| Some((table, checked.without_before.get(table)?)));
-    let tell = |(table, mend)| {
-        format!(
-            "share {name} needs the values before a change of table {table}, which its changes do not carry; mend it with: {mend}"
-        )
-    };
-    lacking.map(tell).collect()
-}
-
-/// What comes of a share that would look at the values before a change, where there are none.
-fn guesses(share: &Share, checked: &Checked) -> Vec<String> {
-    let name = share.name();
-    let looks = share.tables().iter().filter(|_| share.looks_before() && !share.needs_before());
-    let guessing = looks.filter_map(|table| Some((table, checked.without_before.get(table)?)));
-    let tell = |(table, mend)| {
-        format!(
-            "changes of table {table} do not carry the values before them, so share {name} sends a delete, with its key \
-             alone, for every update of a record that does not fit, whether it did before or not; that is harmless but \
-             costs a message. To send them for those that leave alone: {mend}. To send none: on_leave = \"ignore\""
-        )
-    };
-    guessing.map(tell).collect()
 }
 
 async fn targets(config: &Config) -> Vec<Finding> {

@@ -6,6 +6,7 @@ mod config;
 mod dead_letter;
 mod demo;
 mod failure;
+mod fit;
 mod health;
 mod keys;
 mod queue;

@@ -6,6 +6,7 @@ mod bad_input;
 mod bounds;
 mod broker;
 mod chaos;
+mod check;
 mod classes;
 mod command_line;
 mod dead_letters;

@@ -7,9 +7,9 @@ use syncline_shared::config::{FieldProblem, Section, Tagged};
 
 use crate::batch::BatchConfig;
 use crate::publish::PublishConfig;
-use crate::source::Tables;
 use crate::source::postgres::PostgresSourceConfig;
 use crate::source::sqlite::SqliteSourceConfig;
+use crate::source::{SessionRule, Tables};
 
 /// `[producer]`: the service itself.
 #[derive(Clone, Debug, Deserialize)]
@@ -62,6 +62,15 @@ impl SourceConfig {
         match self {
             Self::Postgres(source) => &source.tables,
             Self::Sqlite(source) => &source.tables,
+        }
+    }
+
+    /// How it tells persons from jobs by a column.
+    #[must_use]
+    pub const fn session(&self) -> Option<&SessionRule> {
+        match self {
+            Self::Postgres(source) => source.session.as_ref(),
+            Self::Sqlite(source) => source.session.as_ref(),
         }
     }
 
