@@ -1,7 +1,7 @@
 //! What both ends of Syncline agree on, and the kit both services run on.
 //!
 //! The agreement: a [`record`], its [`envelope`], how it is sealed ([`seal`]) and how it travels ([`queue`]). The kit:
-//! [`config`], [`class`], [`retry`], [`metrics`], [`tasks`], [`health`], [`http`], [`tls`], [`postgres`]. Depends on neither end.
+//! [`config`], [`class`], [`retry`], [`metrics`], [`tasks`], [`health`], [`script`], [`http`], [`tls`], [`postgres`]. Depends on neither end.
 
 pub mod admin;
 pub mod class;
@@ -17,6 +17,7 @@ pub mod record;
 #[path = "../../fuzz/replay.rs"]
 mod replay;
 pub mod retry;
+pub mod script;
 pub mod seal;
 pub mod sqlite;
 pub mod tasks;
