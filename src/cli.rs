@@ -72,6 +72,31 @@ pub(crate) struct DemoArgs {
 pub(crate) enum ShareCommand {
     /// List every share: its rules, and the state and counters a running producer tells
     List,
+    /// Show what a share would do with a record, and why; sends nothing
+    Test(TestArgs),
+}
+
+/// Which record, and who changes it how: an update of what is in the source, or what the files say.
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("which").required(true).multiple(true).args(["record", "after", "before"])))]
+pub(crate) struct TestArgs {
+    /// The share's name in the configuration
+    pub name: String,
+    /// The record in the source: its key, another unique value of it such as a number, or column=value,column=value
+    #[arg(long, value_name = "KEY", conflicts_with = "after")]
+    pub record: Option<String>,
+    /// The record as a file with a JSON object: an insert, or with --before an update
+    #[arg(long, value_name = "FILE")]
+    pub after: Option<PathBuf>,
+    /// The record before the change, as such a file; without another a delete
+    #[arg(long, value_name = "FILE")]
+    pub before: Option<PathBuf>,
+    /// The person who makes the change; default: what the source's session rule says of the record, else somebody
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// A job makes the change, and no person
+    #[arg(long)]
+    pub background: bool,
 }
 
 /// What to do with sources.

@@ -68,6 +68,7 @@ async fn run(cli: Cli, env: Env) -> Result<(), Failure> {
         Command::Check => check::run(&path, &env, json).await,
         Command::Health => health::run(&path, &env, json).await,
         Command::Share(ShareCommand::List) => share::list(&path, &env, json).await,
+        Command::Share(ShareCommand::Test(args)) => Box::pin(share::test(&path, &env, json, &args)).await,
         Command::Source(SourceCommand::Rebuild { name, whole }) => {
             source::rebuild(&path, &env, json, &name, whole).await
         }

@@ -12,8 +12,9 @@ use syncline_consumer::pipeline::LoadKeyring;
 use syncline_consumer::target::postgres::PostgresTarget;
 use syncline_consumer::target::sqlite::SqliteTarget;
 use syncline_producer::config::SourceConfig;
+use syncline_producer::metrics::Metrics;
 use syncline_producer::outlet::{Outlet, Outlets};
-use syncline_producer::share::Initial;
+use syncline_producer::share::{Initial, ShareConfig};
 use syncline_producer::source::postgres::PostgresSource;
 use syncline_producer::source::sqlite::SqliteSource;
 use syncline_shared::config::QueueConfig;
@@ -27,6 +28,17 @@ use syncline_shared::tasks::TaskGroup;
 
 use crate::config::{Config, Env, Role, compile};
 use crate::failure::Failure;
+
+/// A share with everything it needs to send.
+pub(crate) fn outlet(config: &Config, name: &str, share: &ShareConfig, metrics: &Metrics) -> Result<Outlet, Failure> {
+    Ok(Outlet {
+        share: compile(name, share)?,
+        destinations: config.destinations(share),
+        copies: share.initial == Initial::Copy,
+        on_truncate: share.on_truncate,
+        metrics: metrics.share(name),
+    })
+}
 
 /// Runs `producer`, `consumer` or `up` until it is told to stop.
 pub(crate) async fn run(path: &Path, env: Env, role: Role) -> Result<(), Failure> {
@@ -107,16 +119,10 @@ impl Service {
     }
 
     fn start_producer<B: Broker>(&mut self, broker: &B, config: &Config) -> Result<(), Failure> {
-        let metrics = syncline_producer::metrics::Metrics::new(&self.registry)?;
+        let metrics = Metrics::new(&self.registry)?;
         let mut by_source: BTreeMap<&str, Vec<Outlet>> = BTreeMap::new();
         for (name, share) in &config.shares {
-            by_source.entry(&share.source).or_default().push(Outlet {
-                share: compile(name, share)?,
-                destinations: config.destinations(share),
-                copies: share.initial == Initial::Copy,
-                on_truncate: share.on_truncate,
-                metrics: metrics.share(name),
-            });
+            by_source.entry(&share.source).or_default().push(outlet(config, name, share, &metrics)?);
         }
         for (source, outlets) in by_source {
             let outlets = Outlets::new(source, outlets);

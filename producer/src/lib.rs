@@ -16,3 +16,4 @@ mod replay;
 pub mod share;
 pub mod source;
 mod split;
+pub mod trial;

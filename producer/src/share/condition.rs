@@ -5,7 +5,7 @@
 use syncline_shared::record::{Action, Row};
 
 use super::columns::Last;
-use super::filter::{Before, Filter, Places, Seen, Verdict};
+use super::filter::{Before, Explanation, Filter, Places, Seen, Verdict};
 use crate::source::Change;
 
 /// A filter of a share or of a route.
@@ -40,6 +40,11 @@ impl Condition {
     /// What is known of a record before a change says: all of its row, some columns, or none.
     pub(super) fn fitted(&self, change: &Change) -> Verdict {
         self.look_before(change, |seen| self.filter.test(&seen))
+    }
+
+    /// Why a record fits as it is after a change or not, or for a delete as it was; the column its table lacks otherwise.
+    pub(super) fn explain(&self, change: &Change) -> Result<Explanation, &str> {
+        self.look(change, |seen| self.filter.explain(&seen))
     }
 
     /// Looks at a change as the filter sees it: the row after it, or for a delete what is known of the record before. A

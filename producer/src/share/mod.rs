@@ -32,6 +32,7 @@ use crate::source::Change;
 use class::Classes;
 use columns::{Last, Projection};
 use condition::Condition;
+use filter::Explanation;
 use route::Routes;
 use ways::{Ways, ways};
 
@@ -221,6 +222,14 @@ impl Share {
             Err(reason) if messages.is_empty() => Decision::Withhold(reason),
             Ok(_) | Err(_) => Decision::Share(messages),
         })
+    }
+
+    /// Why a change fits the filter or does not; none without a filter, and an error for a column the table lacks.
+    ///
+    /// # Errors
+    /// The column.
+    pub fn explain(&self, change: &Change) -> Result<Option<Explanation>, &str> {
+        self.filter.as_ref().map(|filter| filter.explain(change)).transpose()
     }
 
     /// The rules about what happened and who did it.

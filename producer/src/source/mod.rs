@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::Deserialize;
-use syncline_shared::record::{Action, Row, Version};
+use syncline_shared::record::{Action, Columns, Row, Version};
 
 /// One change of one record, as its source reports it.
 #[derive(Clone, Debug)]
@@ -118,6 +118,28 @@ pub struct Checked {
     pub columns: BTreeMap<Arc<str>, Vec<String>>,
     /// What makes a table's changes carry the values before them, for each watched table whose changes do not.
     pub without_before: BTreeMap<Arc<str>, String>,
+}
+
+/// Which record to look for, without changing anything.
+#[derive(Clone, Debug)]
+pub enum Wanted<'a> {
+    /// None: only the table's key is asked for.
+    Nothing,
+    /// The one that a text names: its key, or the value of another column that no two records share.
+    Named(&'a str),
+    /// The first one whose columns have these values.
+    Columns(Vec<(&'a str, &'a str)>),
+}
+
+/// What a source has of a wanted record.
+#[derive(Debug)]
+pub struct Found {
+    /// The key of the table.
+    pub key: Columns,
+    /// The columns it was looked for by.
+    pub by: Vec<String>,
+    /// The record as it is now; `None` when there is none.
+    pub row: Option<Row>,
 }
 
 impl From<SourceError> for Checked {

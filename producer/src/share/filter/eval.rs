@@ -14,6 +14,7 @@ use std::cmp::Ordering;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use serde::Serialize;
 use syncline_shared::record::{Columns, Row, Value};
 
 use super::decimal::Decimal;
@@ -23,8 +24,9 @@ use super::term::{Ask, Comparison, Pair, Side, Test};
 use super::{Clause, Filter, Term};
 
 /// What a filter says of a change: three values, since a value may be unknown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::share) enum Verdict {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
     /// It fits.
     Fits,
     /// It does not fit, whatever the unknown values are.

@@ -3,11 +3,11 @@
 //! `priority<=2^active=true^ORstate=6^NQnumberSTARTSWITHINC`: terms joined by `^` (and), `^OR` (or with the term before it,
 //! which binds tightest) and `^NQ` (or of everything before and after). What is not supported is an error with its place:
 //! a term is never dropped, since a dropped term shares records nobody meant to share. `parse` and `operator` read it,
-//! `eval` holds it against a change, `explain` says why, `sql` hands to a database what it decides the same. Knows rows and
-//! an instant, neither shares nor clocks.
+//! `eval` holds it against a change, `explain` says why. Knows rows and an instant, neither shares nor clocks.
 
 mod decimal;
 mod eval;
+mod explain;
 mod fault;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -17,7 +17,9 @@ mod operator;
 mod parse;
 mod term;
 
-pub(super) use eval::{Before, Places, Seen, Verdict};
+pub use eval::Verdict;
+pub(super) use eval::{Before, Places, Seen};
+pub use explain::{ClauseExplained, Explanation, GroupExplained, TermExplained, shown};
 pub use fault::{Fault, FilterError};
 
 use std::fmt;

@@ -10,6 +10,7 @@ mod complete;
 mod config;
 mod connect;
 mod copy;
+mod find;
 mod follow;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -40,7 +41,7 @@ use syncline_shared::record::Version;
 use self::connect::Settings;
 use self::live::Live;
 use self::table::Job;
-use super::{Checked, PollLimit, Polled, Retained, Source, SourceError, WatchedTable};
+use super::{Checked, Found, PollLimit, Polled, Retained, Source, SourceError, Wanted, WatchedTable};
 
 /// A place in the source's log, and the copies that were complete there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +111,14 @@ impl PostgresSource {
             checked.problems.extend(self.check_replication().await.err());
         }
         checked
+    }
+
+    /// Looks for a record of the first of its tables; changes nothing.
+    ///
+    /// # Errors
+    /// [`SourceError`]; also when there is no such table, or its changes could not be shared.
+    pub async fn find(&self, wanted: Wanted<'_>) -> Result<Found, SourceError> {
+        find::find(&self.settings, wanted).await
     }
 
     /// Makes the next start begin anew after changes were lost: a new slot, a new epoch, and a copy of every table for all

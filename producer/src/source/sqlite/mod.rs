@@ -16,6 +16,7 @@
 mod copy;
 mod error;
 mod file;
+mod find;
 mod log;
 mod row;
 mod setup;
@@ -33,7 +34,7 @@ use tracing::warn;
 
 use self::error::Fault;
 use self::file::{At, Opened, check, step};
-use super::{Checked, PollLimit, Polled, SessionRule, Source, SourceError, Tables, WatchedTable};
+use super::{Checked, Found, PollLimit, Polled, SessionRule, Source, SourceError, Tables, Wanted, WatchedTable};
 
 /// Twenty milliseconds: a change is seen at once, an idle source costs next to nothing.
 pub const DEFAULT_POLL_INTERVAL_MS: u64 = 20;
@@ -118,6 +119,14 @@ impl SqliteSource {
     pub async fn check(&self) -> Checked {
         let settings = self.settings.clone();
         off_thread(move || Ok(check(&settings))).await.unwrap_or_else(Checked::from)
+    }
+
+    /// Looks for a record of the first of its tables; changes nothing. Blocks.
+    ///
+    /// # Errors
+    /// [`SourceError`]; also when there is no such table, or its changes could not be shared.
+    pub fn find(&self, wanted: &Wanted<'_>) -> Result<Found, SourceError> {
+        find::find(&self.settings, wanted).map_err(|fault| fault.at(&self.settings.address()))
     }
 }
 

@@ -1,0 +1,184 @@
+//! `syncline share test`: what a share would do with a record, and why. Sends nothing and changes nothing.
+//!
+//! The change is made up here, from a record of the source or from files; what becomes of it is the producer's own code.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use prometheus::Registry;
+use syncline_producer::config::SourceConfig;
+use syncline_producer::metrics::Metrics;
+use syncline_producer::outlet::Outlets;
+use syncline_producer::share::{Decision, ShareConfig};
+use syncline_producer::source::postgres::PostgresSource;
+use syncline_producer::source::sqlite::SqliteSource;
+use syncline_producer::source::{Change, Found, Session, SourceError, Wanted, WatchedTable};
+use syncline_producer::trial::try_out;
+use syncline_shared::config::read_bounded;
+use syncline_shared::record::{Action, Columns, Row, Version, read_lines};
+use syncline_shared::tasks::chain;
+
+use super::report::{Report, Verdict};
+use crate::cli::TestArgs;
+use crate::config::{Config, Env, Role, compile};
+use crate::failure::Failure;
+use crate::services::outlet;
+
+/// The largest file of a record: as much as the largest record that is sent.
+const RECORD_BYTES_MAX: u64 = 10 << 20;
+
+/// Shows what a share does with a record.
+pub(crate) async fn test(path: &Path, env: &Env, json: bool, args: &TestArgs) -> Result<(), Failure> {
+    let config = Config::load(path, env, Role::Producer)?;
+    let Some(share) = config.shares.get(&args.name) else {
+        let known: Vec<_> = config.shares.keys().map(String::as_str).collect();
+        return Err(Failure::Other(format!("there is no [share.{}]; accepted: {}", args.name, known.join(", "))));
+    };
+    let tested = compile(&args.name, share)?;
+    let (change, notes) = change(&config, share, tested.tables(), args).await?;
+    let metrics = Metrics::new(&Registry::new())?;
+    let outlets = config.shares.iter().filter(|(_, other)| other.source == share.source);
+    let outlets = outlets.map(|(name, share)| outlet(&config, name, share, &metrics)).collect::<Result<Vec<_>, _>>()?;
+    let verdict = match tested.decide(&change) {
+        Decision::Share(_) => Verdict::Leaves,
+        Decision::Withhold(reason) => Verdict::Withheld { reason },
+        Decision::Unfit { column } => Verdict::Unfit { column: column.to_owned() },
+    };
+    let messages = match verdict {
+        Verdict::Unfit { .. } => Vec::new(),
+        Verdict::Leaves | Verdict::Withheld { .. } => {
+            try_out(Outlets::new(&share.source, outlets), &change, &config.producer)
+                .map_err(|error| Failure::other(&error))?
+        }
+    };
+    let filter = tested.explain(&change).unwrap_or_default();
+    let report = Report { name: &args.name, share, change: &change, notes, verdict, filter, messages };
+    if json {
+        println!("{}", report.to_json());
+    } else {
+        print!("{}", report.to_text());
+    }
+    Ok(())
+}
+
+/// Makes the change up, and says what of it is not as in life.
+async fn change(
+    config: &Config,
+    share: &ShareConfig,
+    stored: &[Arc<str>],
+    args: &TestArgs,
+) -> Result<(Change, Vec<String>), Failure> {
+    let mut notes = Vec::new();
+    let read = |path: &Option<_>| path.as_deref().map(file).transpose();
+    let (mut after, before) = (read(&args.after)?, read(&args.before)?);
+    // The records of the share's table may be stored in those that extend it.
+    let mut table =
+        stored.iter().find(|table| ***table == *share.table).or(stored.first()).cloned().unwrap_or_default();
+    let key = match &args.record {
+        None => match find(config, share, &table, None).await {
+            Ok(found) => found.key,
+            Err(error) => {
+                let cause = chain(&error);
+                notes.push(format!("the first column is taken for the key, and with it the partition: {cause}"));
+                let first = after.as_ref().or(before.as_ref()).and_then(|row| row.columns().name(0).map(str::to_owned));
+                Columns::new(first)
+            }
+        },
+        Some(record) => {
+            let mut by = Vec::new();
+            let mut key = None;
+            for stored in stored {
+                let found = find(config, share, stored, Some(record)).await;
+                let found = found.map_err(|error| {
+                    Failure::Unavailable(format!("The source {} cannot be asked: {}.", share.source, chain(&error)))
+                })?;
+                by = found.by;
+                if found.row.is_some() {
+                    (after, key, table) = (found.row, Some(found.key), Arc::clone(stored));
+                    break;
+                }
+            }
+            let by = if by.is_empty() { "column=value".to_owned() } else { by.join(", ") };
+            key.ok_or_else(|| Failure::Other(format!("no such record in {}; it was looked for by {by}", share.table)))?
+        }
+    };
+    let action = match (&after, &before, &args.record) {
+        (None, _, _) => Action::Delete,
+        (Some(_), None, None) => Action::Insert,
+        (Some(_), _, _) => Action::Update,
+    };
+    if action == Action::Update && before.is_none() {
+        notes.push("what the record was before is not known; --before FILE tells it".to_owned());
+    }
+    let Some(row) = after.as_ref().or(before.as_ref()) else { unreachable!("the command line asks for one") };
+    let places: Vec<_> = key.iter().filter_map(|name| row.columns().position(name)).collect();
+    if places.len() < key.len() {
+        let names: Vec<_> = key.iter().collect();
+        return Err(Failure::Other(format!("the record lacks its key: {}", names.join(", "))));
+    }
+    let change = Change {
+        table,
+        action,
+        key: row.select(key, &places),
+        session: session(config, share, args, row),
+        before,
+        after,
+        version: Version::new(0, 0, 1),
+        at: Timestamp::now(),
+        origin: [].into(),
+        only_share: None,
+    };
+    Ok((change, notes))
+}
+
+/// Who makes the change: what the command line says, else the source's rule, else a person.
+fn session(config: &Config, share: &ShareConfig, args: &TestArgs, row: &Row) -> Session {
+    if args.user.is_some() || args.background {
+        return Session { interactive: Some(!args.background), user: args.user.as_deref().map(Into::into) };
+    }
+    let rule = match config.sources.get(&share.source) {
+        Some(SourceConfig::Postgres(source)) => source.session.as_ref(),
+        Some(SourceConfig::Sqlite(source)) => source.session.as_ref(),
+        None => None,
+    };
+    rule.map_or(Session { interactive: Some(true), user: None }, |rule| rule.session(row))
+}
+
+/// Looks for the record, or asks for the table's key alone.
+async fn find(
+    config: &Config,
+    share: &ShareConfig,
+    table: &Arc<str>,
+    record: Option<&str>,
+) -> Result<Found, SourceError> {
+    let wanted = match record {
+        None => Wanted::Nothing,
+        Some(name) => {
+            let pairs: Option<Vec<_>> = name.split(',').map(|pair| pair.split_once('=')).collect();
+            pairs.map_or(Wanted::Named(name), Wanted::Columns)
+        }
+    };
+    let name = share.source.as_str();
+    let tables = vec![WatchedTable { table: Arc::clone(table), ..WatchedTable::default() }];
+    match config.sources.get(name) {
+        Some(SourceConfig::Postgres(postgres)) => {
+            PostgresSource::new(name, postgres.clone(), tables).find(wanted).await
+        }
+        Some(SourceConfig::Sqlite(sqlite)) => SqliteSource::new(name, sqlite.clone(), tables).find(&wanted),
+        None => unreachable!("checked on loading"),
+    }
+}
+
+/// Reads a record from a file, its numbers as they are written.
+fn file(path: &Path) -> Result<Row, Failure> {
+    let unread = |why: &dyn std::fmt::Display| Failure::Other(format!("{} is no record: {why}", path.display()));
+    let text = read_bounded(path, RECORD_BYTES_MAX).map_err(|error| unread(&error))?;
+    // A line break can only stand between the tokens of JSON.
+    let text = text.replace(['\n', '\r'], " ");
+    let (version, at) = (Version::new(0, 0, 1), Timestamp::UNIX_EPOCH);
+    let line = format!("{{\"key\":{{\"file\":1}},\"version\":\"{version}\",\"at\":\"{at}\",\"data\":{text}}}");
+    let records = read_lines(line.as_bytes());
+    let data = records.ok().and_then(|mut records| records.pop()?.data);
+    data.ok_or_else(|| unread(&"a JSON object of columns, each a text, number, true, false or null"))
+}
