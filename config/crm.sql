@@ -12,3 +12,8 @@ CREATE TABLE IF NOT EXISTS contact (
     email text,
     active boolean
 );
+CREATE TABLE IF NOT EXISTS solved_case (
+    case_number text PRIMARY KEY,
+    subject text,
+    status text
+);

@@ -81,3 +81,26 @@ async fn one_machine_needs_no_broker() {
     eventually("the delete", 199, async || crm.count("SELECT count(*) FROM contact").await).await;
     assert!(up.stop().success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_look_at_lists_dates_and_what_changed() {
+    let (folder, (desk, crm)) = (Folder::create(), databases().await);
+    desk.run("ALTER TABLE incident REPLICA IDENTITY FULL").await;
+    let text = std::fs::read_to_string(format!("{ROOT}/config/filters.toml")).unwrap();
+    let text = own_slot(&text, &desk);
+    let config = folder.write("syncline.toml", &format!("{text}\n[producer]\nhttp = \"127.0.0.1:0\"\n"));
+    let mut up = Service::start_with(folder.path(), "up", &config, &env(&folder, &desk, &crm, None));
+    eventually("the copy", 400, async || crm.count("SELECT count(*) FROM support_case").await).await;
+    desk.run("UPDATE incident SET state = 'resolved' WHERE number = 'INC0000002'").await;
+    desk.run("UPDATE incident SET short_description = 'Solved' WHERE number = 'INC0000002'").await;
+    desk.run("UPDATE incident SET category = 'security' WHERE number = 'INC0000003'").await;
+    eventually("the security incident", 401, async || crm.count("SELECT count(*) FROM support_case").await).await;
+    eventually("the resolved one", vec!["(INC0000002,\"Cannot log in\",resolved)".to_owned()], async || {
+        crm.rows("SELECT case_number, subject, status FROM solved_case").await
+    })
+    .await;
+    // At the change itself, and not at what came after it.
+    assert_eq!(up.metric("syncline_producer_changes_total", "share=\"resolved\""), 3.0);
+    assert_eq!(up.metric("syncline_producer_shared_total", "share=\"resolved\""), 1.0);
+    assert!(up.stop().success());
+}

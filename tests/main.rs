@@ -12,6 +12,7 @@ mod command_line;
 mod dead_letters;
 mod demo;
 mod examples;
+mod filters;
 mod kit;
 mod metrics;
 mod permissions;
