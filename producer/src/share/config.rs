@@ -7,7 +7,7 @@ use syncline_shared::record::Action;
 use syncline_shared::seal::Cipher;
 
 use super::class::Hierarchy;
-use super::filter::{Filter, FilterError};
+use super::filter::{Fault, Filter, FilterError};
 use super::route_config::{NoRoute, RouteConfig, RouteMatch};
 use crate::source::{OnTruncate, Tables};
 
@@ -242,6 +242,10 @@ impl ShareConfig {
     /// Parses a condition, and tells it which tables extend which.
     pub(super) fn parse(&self, text: &str, zone: TimeZone) -> Result<Filter, FilterError> {
         let mut filter = Filter::parse(text, zone)?;
+        if let Some(class) = filter.classes().find(|class| !self.tables.has(class)) {
+            let at = text.find(class).and_then(|at| text.get(..at)).map_or(0, |before| before.chars().count()) + 1;
+            return Err(FilterError { at, fault: Fault::Class { found: class.to_owned() } });
+        }
         filter.know_classes(|class| self.tables.below(class));
         Ok(filter)
     }

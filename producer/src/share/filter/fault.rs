@@ -55,6 +55,11 @@ pub enum Fault {
         /// What it needs.
         needs: &'static str,
     },
+    /// A class that no table is declared for.
+    Class {
+        /// It.
+        found: String,
+    },
     /// The operator takes no value.
     NoValue {
         /// The operator.
@@ -87,6 +92,11 @@ impl fmt::Display for Fault {
                  gs.endOfLastMonth(), gs.dateGenerate('2026-03-01','00:00:00')"
             ),
             Self::Value { operator, needs } => write!(f, "{operator} needs {needs}"),
+            Self::Class { found } => write!(
+                f,
+                "{found:?} is no table that extends another or is extended; declare them in [source.NAME.table.TABLE] with \
+                 extends, or ask for the class alone with ="
+            ),
             Self::NoValue { operator, found } => {
                 write!(f, "found {found:?} after {operator}, which takes no value; ^, ^OR, ^NQ or the end")
             }

@@ -195,3 +195,13 @@ fn a_filter_knows_which_classes_extend_another() {
     assert_eq!(told(&share, &changed(Some("major"), "major")), ["major.update"]);
     assert_eq!(share.decide(&changed(Some("problem"), "problem")), Decision::Withhold(Withheld::Filter));
 }
+
+#[test]
+fn a_class_that_nothing_is_declared_for_is_refused_where_it_stands() {
+    let filter = "priority=1^sys_class_nameINSTANCEOFincidnet";
+    let config = ShareConfig { tables: tables(true), ..config(json!({"table": "task", "filter": filter})) };
+    let problems = config.validate();
+    assert_eq!(problems.iter().map(|(field, _)| *field).collect::<Vec<_>>(), ["filter"]);
+    let (_, problem) = &problems[0];
+    assert!(problem.starts_with("at character 36: \"incidnet\" is no table that extends another"), "{problem}");
+}
