@@ -1,4 +1,4 @@
--- The tables config/postgres-to-postgres.toml applies to. Syncline adds a column _syncline_version to each and a table
+-- The tables config/postgres-to-postgres.toml and config/rules.toml apply to. Syncline adds a column _syncline_version to each and a table
 -- _syncline_tombstone beside them.
 CREATE TABLE IF NOT EXISTS support_case (
     case_number text PRIMARY KEY,
@@ -16,4 +16,18 @@ CREATE TABLE IF NOT EXISTS solved_case (
     case_number text PRIMARY KEY,
     subject text,
     status text
+);
+CREATE TABLE IF NOT EXISTS urgent_case (
+    case_number text PRIMARY KEY,
+    subject text NOT NULL
+);
+CREATE TABLE IF NOT EXISTS server (
+    id int PRIMARY KEY,
+    name text NOT NULL,
+    cores int
+);
+CREATE TABLE IF NOT EXISTS printer (
+    id int PRIMARY KEY,
+    name text NOT NULL,
+    tray text
 );

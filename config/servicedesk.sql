@@ -5,8 +5,11 @@ CREATE TABLE incident (
     priority int NOT NULL,
     state text NOT NULL DEFAULT 'new',
     category text NOT NULL DEFAULT 'inquiry',
+    sys_updated_by text NOT NULL DEFAULT 'system',
     sys_updated_on timestamptz NOT NULL DEFAULT now()
 );
+-- Changes carry the values before them, so that a record that leaves a filter is known by what it was.
+ALTER TABLE incident REPLICA IDENTITY FULL;
 CREATE TABLE sys_user (
     user_name text PRIMARY KEY,
     name text NOT NULL,

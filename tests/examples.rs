@@ -85,7 +85,6 @@ async fn one_machine_needs_no_broker() {
 #[tokio::test(flavor = "multi_thread")]
 async fn filters_look_at_lists_dates_and_what_changed() {
     let (folder, (desk, crm)) = (Folder::create(), databases().await);
-    desk.run("ALTER TABLE incident REPLICA IDENTITY FULL").await;
     let text = std::fs::read_to_string(format!("{ROOT}/config/filters.toml")).unwrap();
     let text = own_slot(&text, &desk);
     let config = folder.write("syncline.toml", &format!("{text}\n[producer]\nhttp = \"127.0.0.1:0\"\n"));
@@ -102,5 +101,52 @@ async fn filters_look_at_lists_dates_and_what_changed() {
     // At the change itself, and not at what came after it.
     assert_eq!(up.metric("syncline_producer_changes_total", "share=\"resolved\""), 3.0);
     assert_eq!(up.metric("syncline_producer_shared_total", "share=\"resolved\""), 1.0);
+    assert!(up.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rules_of_a_share_are_shown_by_an_example() {
+    let (folder, (desk, crm)) = (Folder::create(), databases().await);
+    let text = std::fs::read_to_string(format!("{ROOT}/config/rules.toml")).unwrap();
+    let text = own_slot(&text, &desk);
+    let config = folder.write("syncline.toml", &format!("{text}\n[producer]\nhttp = \"127.0.0.1:0\"\n"));
+    let items = rusqlite::Connection::open(folder.file("cmdb.db")).unwrap();
+    items.execute_batch(include_str!("../config/cmdb.sql")).unwrap();
+    let mut env = env(&folder, &desk, &crm, None);
+    env.push(("SYNCLINE_CMDB_FILE", folder.file("cmdb.db").display().to_string()));
+    let check = Command::new(env!("CARGO_BIN_EXE_syncline"))
+        .args(["check", "--config"])
+        .arg(&config)
+        .current_dir(folder.path())
+        .envs(env.clone())
+        .output()
+        .unwrap();
+    let found = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(check.status.success() && !found.contains("REPLICA IDENTITY"), "{found}");
+    let mut up = Service::start_with(folder.path(), "up", &config, &env);
+    let cases = async |table: &str| crm.rows(&format!("SELECT case_number FROM {table}")).await.join("");
+    let stored = async || crm.count("SELECT (SELECT count(*) FROM server) * 10 + (SELECT count(*) FROM printer)").await;
+    eventually("the copy, each under its class", 11, stored).await;
+    let slot = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database() AND confirmed_flush_lsn IS NOT NULL";
+    eventually("streaming", 1, async || desk.count(slot).await).await;
+    let by_abel = "UPDATE incident SET sys_updated_by = 'abel.tuter'";
+    desk.run(&format!(
+        "{by_abel}, priority = 1 WHERE number = 'INC0000001'; {by_abel}, priority = 2 WHERE number = 'INC0000002'"
+    ))
+    .await;
+    eventually("by their routes", ("(INC0000001)".to_owned(), "(INC0000002)".to_owned()), async || {
+        (cases("urgent_case").await, cases("support_case").await)
+    })
+    .await;
+    desk.run(&format!(
+        "{by_abel}, priority = 3 WHERE number = 'INC0000001'; {by_abel}, state = 'closed' WHERE number = 'INC0000002'"
+    ))
+    .await;
+    eventually("one moved, one closed", (String::new(), "(INC0000001)".to_owned()), async || {
+        (cases("urgent_case").await, cases("support_case").await)
+    })
+    .await;
+    items.execute_batch("UPDATE cmdb_ci SET sys_class_name = 'printer', tray = 'A3' WHERE id = 1").unwrap();
+    eventually("the class changed", 2, stored).await;
     assert!(up.stop().success());
 }
