@@ -6,12 +6,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use jiff::Timestamp;
-use syncline_shared::record::{key_id, partition_of, write_line};
+use syncline_shared::queue::Reason;
+use syncline_shared::record::{Action, Version, key_id, partition_of, write_line};
 
 use crate::batch::{Batch, BatchConfig, Batcher, Lane, Ticket};
 use crate::outlet::Outlets;
-use crate::publish::Job;
+use crate::publish::{Job, SetAside};
 use crate::share::{Decision, Shared, Way};
 use crate::source::Change;
 
@@ -22,13 +22,15 @@ pub(crate) struct Offers {
     record_bytes_max: usize,
     /// The line being written; kept to reuse its memory.
     line: Vec<u8>,
-    /// Records too large to send, on their way to the dead letters.
-    oversize: VecDeque<Job>,
+    /// Records that cannot be sent, on their way to the dead letters.
+    set_aside: VecDeque<Job>,
 }
 
 /// A share that names a column its table does not have.
 #[derive(Debug, thiserror::Error)]
-#[error("share {share} names column {column}, which table {table} does not have; mend the share and start again")]
+#[error(
+    "share {share} names column {column}, which table {table} does not have, has in its key or has beside; mend the share and start again"
+)]
 pub(crate) struct UnfitShare {
     share: String,
     table: String,
@@ -37,8 +39,8 @@ pub(crate) struct UnfitShare {
 
 impl Offers {
     pub(crate) fn new(outlets: Outlets, batch: BatchConfig, record_bytes_max: usize) -> Self {
-        let (batcher, oversize) = (Batcher::new(batch), VecDeque::new());
-        Self { outlets: Arc::new(outlets), batcher, record_bytes_max, line: Vec::new(), oversize }
+        let (batcher, set_aside) = (Batcher::new(batch), VecDeque::new());
+        Self { outlets: Arc::new(outlets), batcher, record_bytes_max, line: Vec::new(), set_aside }
     }
 
     /// Asks every share of the change's table; how many records leave. `poll` is the poll the change came with.
@@ -59,6 +61,13 @@ impl Offers {
                     outlet.metrics.withheld(reason).inc();
                     continue;
                 }
+                Decision::SetAside { table, way, error } => {
+                    let lane = self.lane(place, way, table, change, (change.action, false));
+                    let error = format!("before_share of share {}, {error}", outlet.share.name());
+                    self.set_aside(&lane, change, change.version, poll, Reason::Script, &error);
+                    records += 1;
+                    continue;
+                }
                 Decision::Unfit { column } => {
                     let (share, column) = (outlet.share.name().to_string(), column.to_owned());
                     return Err(UnfitShare { share, table: change.table.to_string(), column });
@@ -76,39 +85,61 @@ impl Offers {
 
     /// Writes a message of an outlet's share into the batch that keeps its order.
     fn add(&mut self, outlet: usize, message: &Shared<'_>, change: &Change, poll: u64) {
-        let &Shared { action, table, way: Way { route, .. }, version, key, ref data, partial } = message;
-        let Some((queue, partitions)) = self.outlets.queue(outlet, route) else {
-            unreachable!("every route of a share has its destination")
-        };
-        let source = self.outlets.source();
-        let (partition, id) = (partition_of(source, table, key, partitions), key_id(source, table, key));
-        let origin = self.outlets.origin(&change.origin);
-        let lane = Lane { share: outlet, route, queue, table: Arc::clone(table), partition, action, partial, origin };
+        let &Shared { action, table, way, version, key, ref data, partial } = message;
+        let lane = self.lane(outlet, way, table, change, (action, partial));
         self.line.clear();
         write_line(&mut self.line, key, version, change.at, data.as_deref(), partial);
         if self.line.len() > self.record_bytes_max {
-            let job = self.oversize_job(&lane, id, poll, message, change.at);
-            self.oversize.push_back(job);
+            let error = format!("{} bytes, at most {}", self.line.len(), self.record_bytes_max);
+            self.set_aside(&lane, change, version, poll, Reason::Oversize, &error);
         } else {
+            let id = key_id(self.outlets.source(), table, key);
             self.batcher.add(&lane, id, poll, &self.line, Instant::now());
         }
     }
 
-    /// Makes a dead letter of a record that is too large: its key and version, sealed, and what was wrong with it.
-    fn oversize_job(&self, lane: &Lane, id: u64, poll: u64, message: &Shared<'_>, at: Timestamp) -> Job {
-        let (bytes, bytes_max) = (self.line.len(), self.record_bytes_max);
-        let error = format!("record of table {}, key id {id:016x}: {bytes} bytes, at most {bytes_max}", lane.table);
-        tracing::error!(error, "a record is set aside: it is too large to send");
+    /// Where a message of an outlet's share belongs: a record keeps to one partition by its key at the source.
+    fn lane(
+        &self,
+        outlet: usize,
+        way: Way,
+        table: &Arc<str>,
+        change: &Change,
+        (action, partial): (Action, bool),
+    ) -> Lane {
+        let Way { route, .. } = way;
+        let Some((queue, partitions)) = self.outlets.queue(outlet, route) else {
+            unreachable!("every route of a share has its destination")
+        };
+        let partition = partition_of(self.outlets.source(), table, &change.key, partitions);
+        let origin = self.outlets.origin(&change.origin);
+        Lane { share: outlet, route, queue, table: Arc::clone(table), partition, action, partial, origin }
+    }
+
+    /// Makes a dead letter of a record that cannot be sent: its key and version, sealed, and what is wrong with it.
+    fn set_aside(&mut self, lane: &Lane, change: &Change, version: Version, poll: u64, reason: Reason, problem: &str) {
+        let id = key_id(self.outlets.source(), &lane.table, &change.key);
+        let error = format!("record of table {}, key id {id:016x}: {problem}", lane.table);
+        if reason == Reason::Script {
+            tracing::error!(error, "a record is set aside: the script of its share failed");
+        } else {
+            tracing::error!(error, "a record is set aside: it is too large to send");
+        }
         let mut ndjson = Vec::new();
-        write_line(&mut ndjson, message.key, message.version, at, None, true);
+        write_line(&mut ndjson, &change.key, version, change.at, None, true);
         let tickets = vec![Ticket { poll, records: 1 }];
         let job = self.job(Batch { lane: lane.clone(), records: 1, ndjson, tickets });
-        Job { oversize: Some(error), ..job }
+        self.set_aside.push_back(Job { set_aside: Some(SetAside { reason, error }), ..job });
+    }
+
+    /// Whether deciding may take long: a share has a script.
+    pub(crate) fn run_scripts(&self) -> bool {
+        self.outlets.have_scripts()
     }
 
     /// The next batch to publish, in order.
     pub(crate) fn next_job(&mut self) -> Option<Job> {
-        self.oversize.pop_front().or_else(|| self.batcher.next_closed().map(|batch| self.job(batch)))
+        self.set_aside.pop_front().or_else(|| self.batcher.next_closed().map(|batch| self.job(batch)))
     }
 
     /// Makes a closed batch a job for the publisher.
@@ -125,7 +156,7 @@ impl Offers {
             ndjson,
             tickets,
             metrics: outlet.metrics.clone(),
-            oversize: None,
+            set_aside: None,
         }
     }
 

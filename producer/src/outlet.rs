@@ -47,6 +47,7 @@ pub struct Outlets {
     /// For each destination of each outlet, the place of its queue.
     queue_of: Vec<Vec<usize>>,
     by_table: HashMap<Arc<str>, Vec<usize>>,
+    have_scripts: bool,
     /// The origin of a change made at this source.
     own_origin: Arc<[String]>,
 }
@@ -71,7 +72,9 @@ impl Outlets {
                 by_table.entry(Arc::clone(table)).or_default().push(place);
             }
         }
-        Self { source: source.to_owned(), outlets, queues, queue_of, by_table, own_origin: [source.to_owned()].into() }
+        let have_scripts = outlets.iter().any(|outlet| outlet.share.has_script());
+        let own_origin = [source.to_owned()].into();
+        Self { source: source.to_owned(), outlets, queues, queue_of, by_table, have_scripts, own_origin }
     }
 
     /// The source's name.
@@ -102,6 +105,11 @@ impl Outlets {
             .collect();
         tables.sort_by(|a, b| a.table.cmp(&b.table));
         tables
+    }
+
+    /// Whether a share has a script.
+    pub(crate) const fn have_scripts(&self) -> bool {
+        self.have_scripts
     }
 
     /// The shared queues, each once.

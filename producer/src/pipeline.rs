@@ -110,7 +110,7 @@ impl<S: Source> Reader<S> {
                 polled = poll_or_tend(&mut self.source, next_job.is_none().then_some(POLL)), if retry_at.is_none() && !halted => {
                     self.log.note(&self.source);
                     let Some(polled) = polled else { continue };
-                    match polled.map(|polled| self.take(polled)) {
+                    match polled.map(|polled| self.take(polled, &stop)) {
                         Ok(Ok(())) => {
                             backoff.reset();
                             self.part.works();
@@ -138,11 +138,23 @@ impl<S: Source> Reader<S> {
         Ok(())
     }
 
-    /// Decides what leaves of a poll's changes and adds it to batches.
-    fn take(&mut self, polled: Polled<S::Position>) -> Result<(), UnfitShare> {
+    /// Decides what leaves of a poll's changes and adds it to batches. Scripts take this thread out of those that do I/O.
+    fn take(&mut self, polled: Polled<S::Position>, stop: &Stop) -> Result<(), UnfitShare> {
+        if self.offers.run_scripts() {
+            tokio::task::block_in_place(|| self.decide(polled, stop))
+        } else {
+            self.decide(polled, stop)
+        }
+    }
+
+    fn decide(&mut self, polled: Polled<S::Position>, stop: &Stop) -> Result<(), UnfitShare> {
         // Held open by one until all changes are decided, so that the position cannot move past them before.
         let poll = self.checkpoint.begin(polled.position, 1);
         for change in &polled.changes {
+            // With scripts that run over this may take a while; what is left is read again after the start.
+            if stop.is_set() {
+                return Ok(());
+            }
             let records = self.offers.offer(change, poll)?;
             self.checkpoint.add(poll, records);
         }

@@ -87,8 +87,17 @@ pub(crate) struct Job {
     pub tickets: Vec<Ticket>,
     /// The share's counters.
     pub metrics: ShareMetrics,
-    /// Set for a record that is too large to send: it goes to the dead letters, for this reason.
-    pub oversize: Option<String>,
+    /// Set for a record that cannot be sent: it goes to the dead letters, for this reason.
+    pub set_aside: Option<SetAside>,
+}
+
+/// Why a record goes to the dead letters instead.
+#[derive(Clone, Debug)]
+pub(crate) struct SetAside {
+    /// The kind of reason.
+    pub reason: Reason,
+    /// What is wrong with it, in one line without a value.
+    pub error: String,
 }
 
 /// A batch on its way through the window.
@@ -99,7 +108,7 @@ struct Item {
     partial: bool,
     tickets: Vec<Ticket>,
     metrics: ShareMetrics,
-    oversize: Option<String>,
+    set_aside: Option<SetAside>,
     plain_bytes: usize,
 }
 
@@ -117,8 +126,8 @@ impl Item {
             }
         };
         job.metrics.sealed_bytes.inc_by(envelope.body_len() as u64);
-        let Job { queue, seal, partial, tickets, metrics, oversize, .. } = job;
-        Self { queue, seal, envelope, partial, tickets, metrics, oversize, plain_bytes }
+        let Job { queue, seal, partial, tickets, metrics, set_aside, .. } = job;
+        Self { queue, seal, envelope, partial, tickets, metrics, set_aside, plain_bytes }
     }
 
     /// The shared queue and the partition: what has an order.
@@ -137,7 +146,7 @@ impl Item {
                 ndjson,
                 tickets: self.tickets.clone(),
                 metrics: self.metrics.clone(),
-                oversize: self.oversize.clone(),
+                set_aside: self.set_aside.clone(),
             };
             smaller(job, bytes, bytes_max)
         });
@@ -291,9 +300,9 @@ impl<B: Broker> Window<B> {
             && !(item.partial && self.in_flight.iter().any(|sent| sent.item.lane() == item.lane()))
         {
             let sent = Instant::now();
-            let published = match &item.oversize {
+            let published = match &item.set_aside {
                 None => publisher.publish(&item.queue, &item.envelope).await,
-                Some(error) => publisher.park(&dead_letter(item, error)).await,
+                Some(why) => publisher.park(&dead_letter(item, why)).await,
             };
             match published {
                 Ok(confirm) => {
@@ -355,7 +364,7 @@ impl<B: Broker> Window<B> {
         self.metrics.in_flight.set(i64::try_from(self.in_flight.len()).unwrap_or(i64::MAX));
         self.bytes = self.bytes.saturating_sub(item.plain_bytes);
         let route = item.envelope.route();
-        let counter = match item.oversize {
+        let counter = match item.set_aside {
             None => item.metrics.confirmed(route.action),
             Some(_) => &item.metrics.dead_letters,
         };
@@ -433,7 +442,7 @@ fn unwind<T>(done: Result<T, tokio::task::JoinError>) -> T {
     }
 }
 
-fn dead_letter(item: &Item, error: &str) -> DeadLetter {
+fn dead_letter(item: &Item, SetAside { reason, error }: &SetAside) -> DeadLetter {
     let routing_key = item.envelope.routing_key();
-    DeadLetter::new(item.envelope.to_message(), &item.queue, routing_key, Reason::Oversize, error, 1)
+    DeadLetter::new(item.envelope.to_message(), &item.queue, routing_key, *reason, error, 1)
 }

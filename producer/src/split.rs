@@ -4,11 +4,12 @@
 //! halves go where the batch stood. CPU-bound.
 
 use syncline_shared::envelope::Envelope;
+use syncline_shared::queue::Reason;
 use syncline_shared::record::{Record, key_id, read_lines, write_line};
 use syncline_shared::seal::{Keyring, OpenLimits, Seal, open};
 
 use crate::batch::Ticket;
-use crate::publish::Job;
+use crate::publish::{Job, SetAside};
 
 /// The lines of a batch this process sealed itself; `None` when it does not open, which cannot be.
 pub(crate) fn reopen(seal: &Seal, envelope: &Envelope, plain_bytes: usize) -> Option<Vec<u8>> {
@@ -22,7 +23,7 @@ pub(crate) fn reopen(seal: &Seal, envelope: &Envelope, plain_bytes: usize) -> Op
 /// Makes smaller batches of one whose message had `bytes` where the broker takes `bytes_max`; `None` when there is none.
 pub(crate) fn smaller(job: Job, bytes: usize, bytes_max: usize) -> Option<Vec<Job>> {
     match job.route.records {
-        _ if job.oversize.is_some() => None,
+        _ if job.set_aside.is_some() => None,
         0 | 1 => set_aside(job, bytes, bytes_max).map(|job| vec![job]),
         records => Some(halves(job, records / 2)),
     }
@@ -37,7 +38,7 @@ fn set_aside(job: Job, bytes: usize, bytes_max: usize) -> Option<Job> {
     tracing::error!(error, "a record is set aside: it is too large to send");
     let mut ndjson = Vec::new();
     write_line(&mut ndjson, &key, version, at, None, true);
-    Some(Job { ndjson, oversize: Some(error), ..job })
+    Some(Job { ndjson, set_aside: Some(SetAside { reason: Reason::Oversize, error }), ..job })
 }
 
 fn halves(job: Job, first: u32) -> Vec<Job> {
@@ -56,7 +57,7 @@ fn halves(job: Job, first: u32) -> Vec<Job> {
             ndjson: ndjson.to_vec(),
             tickets,
             metrics: job.metrics.clone(),
-            oversize: None,
+            set_aside: None,
         }
     };
     vec![part(head, first, head_tickets), part(tail, job.route.records - first, tail_tickets)]

@@ -47,7 +47,7 @@ pub fn try_out(outlets: Outlets, change: &Change, config: &ProducerConfig) -> Re
     let mut messages = Vec::new();
     while let Some(job) = offers.next_job() {
         let envelope = seal(&job.seal, job.route.clone(), &job.ndjson).map_err(Fault::from)?;
-        let (queue, line, set_aside) = (job.queue.to_string(), job.ndjson, job.oversize);
+        let (queue, line, set_aside) = (job.queue.to_string(), job.ndjson, job.set_aside.map(|why| why.error));
         messages.push(Message { queue, envelope, line, set_aside });
     }
     Ok(messages)

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use syncline_consumer::config::{SubscriptionConfig, TargetConfig};
 use syncline_producer::share::Share;
 use syncline_shared::config::{Document, QueueConfig};
+use syncline_shared::script::SyntaxError;
 use syncline_shared::seal::sealed_bytes_max;
 
 use super::{PartialConfig, Role};
@@ -36,6 +37,9 @@ impl PartialConfig {
         for (name, share) in &self.shares {
             let path = format!("share.{name}");
             document.report(&path, share.validate());
+            if let Err(error) = share.compile_script() {
+                report_script(document, &format!("{path}.before_share"), &error);
+            }
             refer(document, &format!("{path}.source"), "source", &share.source, self.sources.keys());
             refer(document, &format!("{path}.queue"), "shared_queue", &share.queue, self.shared_queues.keys());
             self.refer_key(document, &format!("{path}.key"), share.key.as_deref());
@@ -137,6 +141,12 @@ impl PartialConfig {
             document.problem("subscription", "nothing is applied: write [subscription.NAME]");
         }
     }
+}
+
+/// Reports a script that is none, at its place.
+fn report_script(document: &mut Document<'_>, path: &str, SyntaxError { line, column, problem }: &SyntaxError) {
+    let place = |number: &u32| usize::try_from(*number).unwrap_or(usize::MAX);
+    document.problem_within(path, (place(line), place(column)), &format!("is no JavaScript: {problem}"));
 }
 
 /// Two columns cannot go into one.

@@ -36,6 +36,11 @@ pub(super) enum Verdict {
         #[serde(serialize_with = "word")]
         reason: Withheld,
     },
+    /// Its script failed; with what the script itself says.
+    Fails {
+        error: String,
+        text: Option<String>,
+    },
     /// It names a column the record lacks.
     Unfit {
         column: String,
@@ -145,7 +150,7 @@ impl Report<'_> {
                 let session = matches!(reason, Withheld::Background | Withheld::UnknownSession);
                 (Some(reason), reason != Withheld::Action, !session)
             }
-            Verdict::Leaves | Verdict::Unfit { .. } => (None, true, true),
+            Verdict::Leaves | Verdict::Fails { .. } | Verdict::Unfit { .. } => (None, true, true),
         };
         let on: Vec<_> = share.on.iter().map(|on| on.action().as_str()).collect();
         line(&format!("{} action   {}; the share is on {}", mark(action), change.action, on.join(", ")));
@@ -166,6 +171,10 @@ impl Report<'_> {
             Verdict::Leaves => line("It leaves:"),
             Verdict::Withheld { .. } => {
                 line(&format!("It does not leave: withheld, {}.", withheld.map_or("", Withheld::as_str)));
+            }
+            Verdict::Fails { error, text } => {
+                line(&format!("The script fails on it: {error}."));
+                text.iter().for_each(|text| line(&format!("It says: {text}")));
             }
             Verdict::Unfit { column } => line(&format!(
                 "The share names column {column}, which the record does not have: with it the source {} would pause.",

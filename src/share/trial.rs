@@ -36,22 +36,26 @@ pub(crate) async fn test(path: &Path, env: &Env, json: bool, args: &TestArgs) ->
         return Err(Failure::Other(format!("there is no [share.{}]; accepted: {}", args.name, known.join(", "))));
     };
     let tested = compile(&args.name, share)?;
-    let (change, notes) = change(&config, share, tested.tables(), args).await?;
+    let (change, mut notes) = change(&config, share, tested.tables(), args).await?;
     let metrics = Metrics::new(&Registry::new())?;
     let outlets = config.shares.iter().filter(|(_, other)| other.source == share.source);
     let outlets = outlets.map(|(name, share)| outlet(&config, name, share, &metrics)).collect::<Result<Vec<_>, _>>()?;
     let verdict = match tested.decide(&change) {
         Decision::Share(_) => Verdict::Leaves,
         Decision::Withhold(reason) => Verdict::Withheld { reason },
+        Decision::SetAside { error, .. } => {
+            Verdict::Fails { error: error.to_string(), text: error.text().map(str::to_owned) }
+        }
         Decision::Unfit { column } => Verdict::Unfit { column: column.to_owned() },
     };
     let messages = match verdict {
         Verdict::Unfit { .. } => Vec::new(),
-        Verdict::Leaves | Verdict::Withheld { .. } => {
+        Verdict::Leaves | Verdict::Withheld { .. } | Verdict::Fails { .. } => {
             try_out(Outlets::new(&share.source, outlets), &change, &config.producer)
                 .map_err(|error| Failure::other(&error))?
         }
     };
+    notes.extend(tested.script_log(&change).into_iter().map(|line| format!("the script logs: {line}")));
     let filter = tested.explain(&change).unwrap_or_default();
     let report = Report { name: &args.name, share, change: &change, notes, verdict, filter, messages };
     if json {

@@ -184,6 +184,7 @@ struct Scene {
     broker: Flaky,
     config: ProducerConfig,
     filter: Option<&'static str>,
+    script: Option<&'static str>,
     metrics: Metrics,
 }
 
@@ -193,13 +194,13 @@ impl Scene {
         config.batch.batch_records_max = 3;
         config.publish.window_messages = 4;
         let metrics = Metrics::new(&Registry::new()).expect("a fresh registry");
-        Self { source: MemorySource::default(), broker: Flaky::default(), config, filter: None, metrics }
+        Self { source: MemorySource::default(), broker: Flaky::default(), config, filter: None, script: None, metrics }
     }
 
     async fn run_until(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
         let share: ShareConfig = serde_json::from_value(serde_json::json!({
             "source": "desk", "table": "incident", "queue": "crm", "cipher": "None", "filter": self.filter,
-            "on": ["insert", "update"],
+            "on": ["insert", "update"], "before_share": self.script,
         }))
         .expect("a share");
         let outlet = Outlet {
@@ -417,6 +418,25 @@ async fn a_batch_the_broker_finds_too_large_is_split_until_the_record_to_blame_i
     assert!(!String::from_utf8_lossy(&dead[0].message.body).contains("4711"));
     let share = scene.metrics.share("incidents");
     assert_eq!((share.confirmed(Action::Update).get(), share.dead_letters.get()), (59, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_its_script_fails_on_is_set_aside_sealed_and_the_rest_flows() {
+    let mut scene = Scene::new();
+    scene.script =
+        Some("if (current.note == '4711-secret-value') throw current.note; if (current.note == 'no') ignore = true");
+    let text = |key: u64| ["x", "no", "4711-secret-value"][usize::try_from(key % 3).expect("small")];
+    scene.source.push((1..=30).map(|key| change(key, key, text(key))));
+    scene.run_until("committed", async || scene.source.committed() == 30).await;
+    let arrived = last_of_each(&scene.arrived().await);
+    assert_eq!((arrived.len(), arrived.contains_key("1"), arrived.contains_key("3")), (10, false, true));
+    let dead = scene.broker.dead_letters("crm", 30).await.expect("a list");
+    assert_eq!(dead.iter().map(|letter| letter.reason).collect::<Vec<_>>(), [Reason::Script; 10]);
+    let error = &dead[0].error;
+    assert!(error.contains("table incident, key id") && error.contains("before_share of share incidents"), "{error}");
+    assert!(!format!("{dead:?}").contains("4711"));
+    let share = scene.metrics.share("incidents");
+    assert_eq!((share.withheld(Withheld::Script).get(), share.dead_letters.get()), (10, 10));
 }
 
 #[tokio::test(start_paused = true)]

@@ -24,16 +24,24 @@ pub(super) struct Projection {
 impl Projection {
     /// Looks up a selection in the shape of a row; the key's columns always go along, the order is the row's. Without a
     /// selection all columns leave, but for the bookkeeping of a Syncline target in the same table. Columns that are
-    /// `hidden` leave in neither case: the record's class does not have them.
-    pub(super) fn new(selection: Option<&[Box<str>]>, hidden: &[Box<str>], of: &Columns, key: &Columns) -> Self {
+    /// `hidden` leave in neither case: the record's class does not have them. Those behind the first `read` were added by a
+    /// script, to leave.
+    pub(super) fn new(
+        selection: Option<&[Box<str>]>,
+        hidden: &[Box<str>],
+        of: &Columns,
+        read: usize,
+        key: &Columns,
+    ) -> Self {
         let is_in = |list: &[Box<str>], name: &str| list.iter().any(|column| **column == *name);
-        let chosen = |name: &str| match selection {
-            _ if key.position(name).is_some() => true,
+        let chosen = |place: usize, name: &str| match selection {
+            _ if place >= read || key.position(name).is_some() => true,
             _ if is_in(hidden, name) => false,
             Some(selection) => is_in(selection, name),
             None => !name.starts_with(BOOKKEEPING),
         };
-        let (places, names): (Vec<_>, Vec<_>) = of.iter().enumerate().filter(|(_, name)| chosen(name)).unzip();
+        let (places, names): (Vec<_>, Vec<_>) =
+            of.iter().enumerate().filter(|(place, name)| chosen(*place, name)).unzip();
         let lacks = |column: &str| of.position(column).is_none() && !is_in(hidden, column);
         let missing = selection.unwrap_or_default().iter().position(|column| lacks(column));
         Self { of: of.clone(), key: key.clone(), selected: Columns::new(names), places, missing }
@@ -44,12 +52,12 @@ impl Projection {
         self.of == *of && self.key == *key
     }
 
-    /// The selected part of a row of the shape, borrowed when that is all of it, or the place in the selection of a column
+    /// The selected part of a row of the shape, as it came when that is all of it, or the place in the selection of a column
     /// the shape lacks.
-    pub(super) fn apply<'a>(&self, row: &'a Row) -> Result<Cow<'a, Row>, usize> {
+    pub(super) fn apply<'a>(&self, row: Cow<'a, Row>) -> Result<Cow<'a, Row>, usize> {
         match self.missing {
             Some(place) => Err(place),
-            None if self.places.len() == self.of.len() => Ok(Cow::Borrowed(row)),
+            None if self.places.len() == self.of.len() => Ok(row),
             None => Ok(Cow::Owned(row.select(self.selected.clone(), &self.places))),
         }
     }
@@ -102,10 +110,11 @@ mod tests {
         let mut row = Row::builder(Columns::new(["id", "_syncline_version", "note"]));
         ["1", "v", "x"].into_iter().for_each(|text| row.push(Value::Text(text)));
         let row = row.finish();
-        let part = Projection::new(None, &[], row.columns(), &Columns::new(["id"])).apply(&row).unwrap().into_owned();
+        let part = Projection::new(None, &[], row.columns(), 3, &Columns::new(["id"]));
+        let part = part.apply(Cow::Owned(row)).unwrap().into_owned();
         assert_eq!(part.columns(), &Columns::new(["id", "note"]));
-        let all = Projection::new(None, &[], part.columns(), &Columns::new(["id"]));
-        assert!(matches!(all.apply(&part), Ok(Cow::Borrowed(_))));
+        let all = Projection::new(None, &[], part.columns(), 2, &Columns::new(["id"]));
+        assert!(matches!(all.apply(Cow::Borrowed(&part)), Ok(Cow::Borrowed(_))));
     }
 
     proptest! {
@@ -121,8 +130,8 @@ mod tests {
             names.iter().for_each(|name| row.push(Value::Text(name)));
             let row = row.finish();
             let selection: Vec<Box<str>> = of(&chosen).into_iter().map(Into::into).collect();
-            let part = Projection::new(Some(&selection), &[], row.columns(), &Columns::new(of(&keys)));
-            let part = part.apply(&row).unwrap();
+            let part = Projection::new(Some(&selection), &[], row.columns(), 8, &Columns::new(of(&keys)));
+            let part = part.apply(Cow::Borrowed(&row)).unwrap();
             let expected: Vec<_> = chosen.iter().zip(&keys).map(|(one, two)| *one || *two).collect();
             prop_assert!(part.columns().iter().eq(of(&expected).iter()));
             prop_assert!(part.iter().all(|(name, value)| value == Value::Text(name)));

@@ -1,13 +1,24 @@
 //! The configuration of a share, `[share.<name>]`.
 
+mod columns;
+
+pub use columns::Leaving;
+pub(super) use columns::{SEND_ALL, validate_list};
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
 use jiff::tz::TimeZone;
 use serde::Deserialize;
-use syncline_shared::config::FieldProblem;
+use syncline_shared::config::{FieldProblem, Secret};
 use syncline_shared::record::Action;
+use syncline_shared::script::{DEFAULT_SCRIPT_MS_MAX, Script, SyntaxError};
 use syncline_shared::seal::Cipher;
 
 use super::class::Hierarchy;
 use super::filter::{Fault, Filter, FilterError};
+use super::form::{Constant, Mask};
 use super::route_config::{NoRoute, RouteConfig, RouteMatch};
 use crate::source::{OnTruncate, Tables};
 
@@ -47,6 +58,14 @@ pub struct ShareConfig {
     /// The time zone whose days, weeks and months the filter's dates are, such as `Europe/Berlin`; default `UTC`.
     #[serde(default)]
     pub time_zone: Option<String>,
+    /// JavaScript that sees each record before it leaves, and may change its columns, its action (`psp_action`) or withhold
+    /// it (`ignore = true`); default none. Runs after the filter, on a copy of the record that is this share's alone.
+    #[serde(default)]
+    pub before_share: Option<String>,
+    /// Milliseconds of processor time the script may take for one record; 1 to 10000, default 50. A record on which it
+    /// takes longer goes to the dead letters.
+    #[serde(default = "default_script_ms_max")]
+    pub script_ms_max: u64,
     /// What the subscriber gets when an update takes a record out of the filter, or to another route's queue: `delete`,
     /// `update` (the record as it is now, once) or `ignore`. Default: `delete` where `on` has it and no filter asks what
     /// changed, else `ignore`.
@@ -72,8 +91,32 @@ pub struct ShareConfig {
     #[serde(skip)]
     pub tables: Tables,
     /// The columns that leave; default all. Key columns always go along, and the filter may name columns that do not.
+    /// `"updated"`: of an update those it changed, which needs the values before it.
     #[serde(default)]
-    pub columns: Option<Vec<String>>,
+    pub columns: Option<Leaving>,
+    /// Updates leave only when they change one of these columns; default any. Needs the values before the change. Not
+    /// beside `ignore`.
+    #[serde(default)]
+    pub share_on: Option<Vec<String>>,
+    /// Updates that change only these columns do not leave; default none. Needs the values before the change.
+    #[serde(default)]
+    pub ignore: Option<Vec<String>>,
+    /// What is sent instead of a column's value, by column: `redact` (null), `hash` (a pseudonym under the mask secret, the
+    /// same for the same value), `last4` (`****` and the last four characters). Not for key columns.
+    #[serde(default)]
+    pub mask: BTreeMap<String, Mask>,
+    /// The secret of `hash`, 32 bytes or more; better kept in `mask_secret_file`. With another one every pseudonym changes.
+    #[serde(default)]
+    pub mask_secret: Option<Secret>,
+    /// File of the secret of `hash`; one line break at its end is not part of it.
+    #[serde(default)]
+    pub mask_secret_file: Option<PathBuf>,
+    /// The name a column leaves under, by its name in the table. Not for key columns: a subscription renames those.
+    #[serde(default)]
+    pub rename: BTreeMap<String, String>,
+    /// Columns every record gets: text, whole numbers, true or false, by name.
+    #[serde(default)]
+    pub constants: BTreeMap<String, Constant>,
     /// What becomes of the rows that are already there: `none` (default) or `copy`, which sends those that fit the filter
     /// before the first change.
     #[serde(default)]
@@ -146,6 +189,10 @@ fn every_action() -> Vec<ShareOn> {
     vec![ShareOn::Insert, ShareOn::Update, ShareOn::Delete]
 }
 
+const fn default_script_ms_max() -> u64 {
+    DEFAULT_SCRIPT_MS_MAX
+}
+
 const fn yes() -> bool {
     true
 }
@@ -166,7 +213,10 @@ impl ShareConfig {
         }
         problems.extend(self.zone().err());
         problems.extend(self.parse_filter(TimeZone::UTC).err());
-        problems.extend(validate_columns(self.columns.as_deref()).into_iter().map(|text| ("columns", text)));
+        if !(1..=10_000).contains(&self.script_ms_max) {
+            problems.push(("script_ms_max", format!("{} is out of range; 1 to 10000", self.script_ms_max)));
+        }
+        problems.extend(self.validate_columns());
         problems.extend(self.validate_leave());
         problems.extend(self.validate_hierarchy());
         problems.extend(self.validate_routing());
@@ -227,6 +277,15 @@ impl ShareConfig {
         seal_with(self.key.as_deref(), self.cipher.as_deref())
     }
 
+    /// Compiles the script, if there is one. Apart from [`validate`](Self::validate), for its faults have a place.
+    ///
+    /// # Errors
+    /// Where it is no JavaScript.
+    pub fn compile_script(&self) -> Result<Option<Script>, SyntaxError> {
+        let time_max = Duration::from_millis(self.script_ms_max);
+        self.before_share.as_deref().map(|source| Script::compile(source, time_max)).transpose()
+    }
+
     /// The time zone of the filter's dates.
     pub(super) fn zone(&self) -> Result<TimeZone, FieldProblem> {
         let name = self.time_zone.as_deref().unwrap_or("UTC");
@@ -275,24 +334,6 @@ pub(super) fn seal_with(key: Option<&str>, cipher: Option<&str>) -> Result<SealW
             Err(()) => Err(("cipher", format!("{name:?} is not known; \"None\" or \"Base64\", or key instead"))),
         },
     }
-}
-
-/// Everything wrong with a list of columns.
-pub(super) fn validate_columns(columns: Option<&[String]>) -> Vec<String> {
-    let Some(columns) = columns else { return Vec::new() };
-    let mut problems = Vec::new();
-    if columns.is_empty() {
-        problems.push("is empty; name columns, or leave it out to send all".to_owned());
-    }
-    if columns.iter().any(String::is_empty) {
-        problems.push("has an empty name; names of columns of the table".to_owned());
-    }
-    for (place, column) in columns.iter().enumerate() {
-        if columns.iter().take(place).any(|earlier| earlier == column) {
-            problems.push(format!("names {column} twice; each column once"));
-        }
-    }
-    problems
 }
 
 /// Why a key that other products have on a share has no meaning on ours; `None` for keys that are simply unknown.

@@ -5,20 +5,25 @@
 //! [`Decision::Unfit`], and nothing is withheld for that.
 //!
 //! The steps, each in a file of its own: the action and who made the change; the filter (`condition`); under which tables
-//! (`class`) and to which shared queues (`route`) the record goes, and where it was before (`ways`); its columns (`columns`).
+//! (`class`) and to which shared queues (`route`) the record goes, and where it was before (`ways`); whether it changed what
+//! the share minds (`changed`); the script (`script`), on a copy of its own; its columns (`columns`) and their form (`form`).
 
+mod changed;
 mod class;
 mod columns;
 mod condition;
 mod config;
 pub mod filter;
+mod form;
 mod route;
 mod route_config;
+mod script;
 mod ways;
 
 pub use class::Hierarchy;
-pub use config::{Initial, OnLeave, SealWith, ShareConfig, ShareOn, no_meaning};
+pub use config::{Initial, Leaving, OnLeave, SealWith, ShareConfig, ShareOn, no_meaning};
 pub use filter::{Filter, FilterError};
+pub use form::{Constant, Mask};
 pub use route_config::{NoRoute, RouteConfig, RouteMatch};
 pub use ways::Way;
 
@@ -27,13 +32,17 @@ use std::sync::Arc;
 
 use syncline_shared::config::FieldProblem;
 use syncline_shared::record::{Action, Row, Version};
+use syncline_shared::script::ScriptError;
 
 use crate::source::Change;
+use changed::{Minded, updated};
 use class::Classes;
 use columns::{Last, Projection};
 use condition::Condition;
 use filter::Explanation;
+use form::Form;
 use route::Routes;
+use script::{BeforeShare, Scripted};
 use ways::{Ways, ways};
 
 /// A share, compiled: it decides about changes without looking anything up by name.
@@ -48,6 +57,10 @@ pub struct Share {
     delete_on_class_change: bool,
     classes: Classes,
     routes: Routes,
+    minded: Option<Minded>,
+    script: Option<BeforeShare>,
+    only_updated: bool,
+    form: Form,
     /// The selected columns, for each route.
     selections: Vec<Option<Vec<Box<str>>>>,
     /// For each table and each route of it.
@@ -61,8 +74,17 @@ pub enum Decision<'a> {
     Share(Vec<Shared<'a>>),
     /// Nothing does, by a rule of the share.
     Withhold(Withheld),
-    /// The share cannot decide, for this change or any other: its filter or its selection names a column the table does
-    /// not have. Systemic (promise P7): pause and say so, someone has to mend the share or the table.
+    /// Its script failed on it: the record is set aside (promise P6).
+    SetAside {
+        /// The table it would have left under.
+        table: &'a Arc<str>,
+        /// How it would have left.
+        way: Way,
+        /// What is wrong.
+        error: ScriptError,
+    },
+    /// The share cannot decide, for this change or any other: it names a column the table does not
+    /// have, or a form for one that cannot have it. Systemic (promise P7): pause and say so, someone has to mend the share or the table.
     Unfit {
         /// The column.
         column: &'a str,
@@ -85,7 +107,7 @@ pub struct Shared<'a> {
     pub key: &'a Row,
     /// The columns after the change, or the selected ones and the key's; `None` for deletes. Borrowed unless selected.
     pub data: Option<Cow<'a, Row>>,
-    /// The data has columns the source did not send since the change left them alone.
+    /// The data lacks columns of the record: the change left them alone, and the source or the share did not send them.
     pub partial: bool,
 }
 
@@ -104,12 +126,24 @@ pub enum Withheld {
     Class,
     /// No route takes the record, and the share keeps what none takes.
     NoRoute,
+    /// The update changes nothing the share minds.
+    Unchanged,
+    /// The script says `ignore = true`.
+    Script,
 }
 
 impl Withheld {
     /// Every reason, in the order metrics list them.
-    pub const ALL: [Self; 6] =
-        [Self::Action, Self::Background, Self::UnknownSession, Self::Filter, Self::Class, Self::NoRoute];
+    pub const ALL: [Self; 8] = [
+        Self::Action,
+        Self::Background,
+        Self::UnknownSession,
+        Self::Filter,
+        Self::Class,
+        Self::NoRoute,
+        Self::Unchanged,
+        Self::Script,
+    ];
 
     /// The word used in metrics and logs.
     #[must_use]
@@ -121,6 +155,8 @@ impl Withheld {
             Self::Filter => "filter",
             Self::Class => "class",
             Self::NoRoute => "no_route",
+            Self::Unchanged => "unchanged",
+            Self::Script => "script",
         }
     }
 }
@@ -129,7 +165,7 @@ impl Share {
     /// Compiles a share's configuration.
     ///
     /// # Errors
-    /// Everything [`ShareConfig::validate`] and [`ShareConfig::validate_routes`] report.
+    /// Everything [`ShareConfig::validate`], [`ShareConfig::validate_routes`] and [`ShareConfig::compile_script`] report.
     pub fn compile(name: impl Into<Arc<str>>, config: &ShareConfig) -> Result<Self, Vec<FieldProblem>> {
         let mut problems = config.validate();
         problems.extend(config.validate_routes().into_iter().map(|(_, problem)| problem));
@@ -137,6 +173,7 @@ impl Share {
             return Err(problems);
         }
         let classes = Classes::new(&config.table, config.hierarchy.unwrap_or_default(), &config.tables);
+        let script = config.compile_script().map_err(|error| vec![("before_share", error.to_string())])?;
         let zone = config.zone().map_err(|problem| vec![problem])?;
         let routes = config.compile_routes(&zone).map_err(|problem| vec![problem])?;
         let projections = (0..classes.len() * routes.len()).map(|_| Last::default()).collect();
@@ -150,6 +187,10 @@ impl Share {
             delete_on_class_change: config.delete_on_class_change(),
             classes,
             routes,
+            minded: config.minded(),
+            script: script.map(BeforeShare::new),
+            only_updated: config.only_updated(),
+            form: config.form().map_err(|problem| vec![problem])?,
             selections: config.selections(),
             projections,
         })
@@ -178,11 +219,26 @@ impl Share {
     }
 
     /// The columns one of its [tables](Share::tables) must have for this share: those of conditions, the one that names
-    /// the class, and those selected; some may come twice.
+    /// the class, those selected and those it says something of; some may come twice.
     pub fn columns_used(&self, table: &str) -> impl Iterator<Item = &str> {
         let hidden = self.classes.hidden_in(table);
         let selected = self.selections.iter().flatten().flatten().filter(|column| !hidden.contains(column));
-        self.conditions().flat_map(Condition::columns).chain(self.classes.column()).chain(selected.map(AsRef::as_ref))
+        let formed = self.minded.iter().flat_map(Minded::columns).chain(self.form.columns());
+        let formed = formed.filter(|column| !hidden.iter().any(|one| **one == **column));
+        let named = self.classes.column().into_iter().chain(selected.map(AsRef::as_ref)).chain(formed);
+        self.conditions().flat_map(Condition::columns).chain(named)
+    }
+
+    /// What its script logs about a change; may hold record values, for a person who asked.
+    #[must_use]
+    pub fn script_log(&self, change: &Change) -> Vec<String> {
+        self.script.as_ref().map(|script| script.log(change)).unwrap_or_default()
+    }
+
+    /// Whether it runs a script on records.
+    #[must_use]
+    pub const fn has_script(&self) -> bool {
+        self.script.is_some()
     }
 
     /// Whether a change is this share's to decide: one of its tables, and no row of another share's copy.
@@ -209,14 +265,30 @@ impl Share {
         }
         let now = change.after.as_ref().map(|row| self.ways_now(change, row)).transpose()?;
         let was = self.ways_before(change, now.as_ref());
+        let stays = now.as_ref().is_some_and(|now| self.stays(change, now));
+        if stays && !self.minds(change) {
+            return Ok(Decision::Withhold(Withheld::Unchanged));
+        }
+        let (action, row) = match self.scripted(change, now.as_ref(), &was) {
+            Ok(Some(scripted)) => scripted,
+            Ok(None) => return Ok(Decision::Withhold(Withheld::Script)),
+            Err((way, error)) => return Ok(Decision::SetAside { table: self.classes.name(way.level), way, error }),
+        };
+        // A record that is new to the share leaves with all its columns.
+        let only_updated = self.only_updated && stays && action == Action::Update;
+        let leaves = Leaves { change, row: row.as_ref(), only_updated };
         let mut messages: Vec<Shared<'a>> = Vec::new();
         for way in ways(Some(&was)).filter(|way| !ways(now.as_ref()).any(|now| self.is_one_place(*way, now))) {
             if !messages.iter().any(|sent| self.is_one_place(way, sent.way)) {
-                messages.extend(self.where_it_left(change, way, now.as_ref())?);
+                messages.extend(self.where_it_left(&leaves, way, now.as_ref())?);
             }
         }
         for way in ways(now.as_ref()) {
-            messages.push(self.record(change, way, self.action(change, way, &was))?);
+            let action = if action == change.action { self.action(change, way, &was) } else { action };
+            messages.push(match action {
+                Action::Delete => self.delete(change, way, change.version),
+                Action::Insert | Action::Update | Action::Bulk => self.record(&leaves, way, action)?,
+            });
         }
         Ok(match now.unwrap_or(was) {
             Err(reason) if messages.is_empty() => Decision::Withhold(reason),
@@ -248,24 +320,48 @@ impl Share {
         }
     }
 
+    /// Whether an update changed what the share minds.
+    fn minds(&self, change: &Change) -> bool {
+        match (&self.minded, &change.after) {
+            (Some(minded), Some(row)) => minded.takes(row, change.before.as_ref()),
+            (_, _) => true,
+        }
+    }
+
+    /// As what the record leaves, and with which columns, once the script has seen it; `None` when that withholds it. It
+    /// is not asked about a mere delete of a record where it is no longer.
+    fn scripted<'a>(
+        &self,
+        change: &'a Change,
+        now: Option<&Result<Ways, Withheld>>,
+        was: &Result<Ways, Withheld>,
+    ) -> Result<Option<Scripted<'a>>, (Way, ScriptError)> {
+        let may_carry = now.is_none() || self.on_leave == OnLeave::Update;
+        let way = ways(now).next().or_else(|| ways(Some(was)).next().filter(|_| may_carry));
+        match (&self.script, way) {
+            (Some(script), Some(way)) => script.run(change).map_err(|error| (way, error)),
+            (None, _) | (_, None) => Ok(Some((change.action, change.after.as_ref().map(Cow::Borrowed)))),
+        }
+    }
+
     /// What goes where the record was and no longer is.
     fn where_it_left<'a>(
         &'a self,
-        change: &'a Change,
+        leaves: &Leaves<'a, '_>,
         way: Way,
         now: Option<&Result<Ways, Withheld>>,
     ) -> Result<Option<Shared<'a>>, &'a str> {
         let on_leave = match now {
             // The source deleted it.
-            None => return Ok(Some(self.delete(change, way, change.version))),
+            None => return Ok(Some(self.delete(leaves.change, way, leaves.change.version))),
             Some(Ok(now)) if now.levels.contains(&way.level) => self.on_leave,
             Some(Ok(_) | Err(Withheld::Class)) if self.delete_on_class_change => OnLeave::Delete,
             Some(Ok(_) | Err(Withheld::Class)) => OnLeave::Ignore,
             Some(Err(_)) => self.on_leave,
         };
         match on_leave {
-            OnLeave::Delete => Ok(Some(self.delete(change, way, change.version.below()))),
-            OnLeave::Update => self.record(change, way, self.sent_as(change.action)).map(Some),
+            OnLeave::Delete => Ok(Some(self.delete(leaves.change, way, leaves.change.version.below()))),
+            OnLeave::Update => self.record(leaves, way, self.sent_as(leaves.change.action)).map(Some),
             OnLeave::Ignore => Ok(None),
         }
     }
@@ -276,11 +372,16 @@ impl Share {
     }
 
     /// The record as it is after the change.
-    fn record<'a>(&'a self, change: &'a Change, way: Way, action: Action) -> Result<Shared<'a>, &'a str> {
+    fn record<'a>(&'a self, leaves: &Leaves<'a, '_>, way: Way, action: Action) -> Result<Shared<'a>, &'a str> {
+        let &Leaves { change, row, only_updated } = leaves;
         let (table, key, version) = (self.classes.name(way.level), &change.key, change.version);
-        let data = change.after.as_ref().map(|row| self.select(row, key, way)).transpose()?;
-        let partial = data.as_ref().is_some_and(|row| row.has_unchanged());
-        Ok(Shared { action, table, way, version, key, data, partial })
+        let shared = Shared { action, table, way, version, key, data: None, partial: false };
+        let Some(row) = row else { return Ok(shared) };
+        let row = self.select(row.clone(), change, way)?;
+        let before = change.before.as_ref();
+        let (row, is_part) = if only_updated { updated(row, before, key.columns()) } else { (row, false) };
+        let partial = is_part || row.has_unchanged();
+        Ok(Shared { data: Some(self.form.apply(row, key.columns())?), partial, ..shared })
     }
 
     /// How the record is sent: a class that gets it by an update never had it.
@@ -305,18 +406,29 @@ impl Share {
     }
 
     /// The row, or its part that goes this way; the name of a selected column it lacks otherwise.
-    fn select<'a>(&'a self, row: &'a Row, key: &Row, way: Way) -> Result<Cow<'a, Row>, &'a str> {
+    fn select<'a>(&'a self, row: Cow<'a, Row>, change: &Change, way: Way) -> Result<Cow<'a, Row>, &'a str> {
+        let read = change.after.as_ref().map_or(0, |row| row.columns().len());
+        let (of, key) = (row.columns().clone(), change.key.columns());
         let selection = self.selections.get(way.route).and_then(Option::as_deref);
         let Some(projection) = self.projections.get(way.level * self.routes.len() + way.route) else {
             unreachable!("there is one for each way")
         };
         let selected = projection.with(
-            |projection| projection.is_of(row.columns(), key.columns()),
-            || Projection::new(selection, self.classes.hidden(way.level), row.columns(), key.columns()),
+            |projection| projection.is_of(&of, key),
+            || Projection::new(selection, self.classes.hidden(way.level), &of, read, key),
             |projection| projection.apply(row),
         );
         selected.map_err(|place| selection.and_then(|columns| columns.get(place)).map_or("", AsRef::as_ref))
     }
+}
+
+/// A record on its way out.
+struct Leaves<'a, 'r> {
+    change: &'a Change,
+    /// Its columns, as the script left them.
+    row: Option<&'r Cow<'a, Row>>,
+    /// Whether only those leave that the change changed.
+    only_updated: bool,
 }
 
 #[cfg(test)]

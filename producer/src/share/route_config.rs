@@ -5,7 +5,7 @@ use serde::Deserialize;
 use syncline_shared::config::FieldProblem;
 
 use super::condition::Condition;
-use super::config::{SealWith, ShareConfig, seal_with, validate_columns};
+use super::config::{SEND_ALL, SealWith, ShareConfig, seal_with, validate_list};
 use super::filter::Filter;
 use super::route::{Route, Routes};
 
@@ -82,7 +82,8 @@ impl ShareConfig {
             {
                 problem(field, text);
             }
-            validate_columns(route.columns.as_deref()).into_iter().for_each(|text| problem("columns", text));
+            let columns = route.columns.iter().flat_map(|columns| validate_list(columns, SEND_ALL));
+            columns.for_each(|text| problem("columns", text));
             let queue = self.queue_of(route);
             let twin = self.route.iter().take(place).position(|other| self.queue_of(other) == queue);
             if let Some(twin) = twin.filter(|_| self.routes == Some(RouteMatch::All)) {
@@ -121,9 +122,9 @@ impl ShareConfig {
 
     /// The selected columns of the share's own queue and of each route.
     pub(super) fn selections(&self) -> Vec<Option<Vec<Box<str>>>> {
-        let boxed = |columns: &Vec<String>| columns.iter().map(|column| column.as_str().into()).collect();
-        let routes = self.route.iter().map(|route| route.columns.as_ref().or(self.columns.as_ref()).map(boxed));
-        std::iter::once(self.columns.as_ref().map(boxed)).chain(routes).collect()
+        let boxed = |columns: &[String]| columns.iter().map(|column| column.as_str().into()).collect();
+        let routes = self.route.iter().map(|route| route.columns.as_deref().or(self.listed_columns()).map(boxed));
+        std::iter::once(self.listed_columns().map(boxed)).chain(routes).collect()
     }
 
     /// What one of its routes seals with.

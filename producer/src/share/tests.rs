@@ -58,7 +58,7 @@ fn shared<'a>(share: &'a Share, change: &'a Change) -> Shared<'a> {
     match share.decide(change) {
         Decision::Share(mut messages) if messages.len() == 1 => messages.remove(0),
         Decision::Share(messages) => panic!("{messages:?}"),
-        other @ (Decision::Withhold(_) | Decision::Unfit { .. }) => panic!("{other:?}"),
+        other @ (Decision::Withhold(_) | Decision::SetAside { .. } | Decision::Unfit { .. }) => panic!("{other:?}"),
     }
 }
 
@@ -74,7 +74,7 @@ fn messages(share: &Share, change: &Change) -> Vec<(Action, String, usize, bool)
             })
             .collect(),
         Decision::Withhold(_) => Vec::new(),
-        unfit @ Decision::Unfit { .. } => panic!("{unfit:?}"),
+        unfit @ (Decision::SetAside { .. } | Decision::Unfit { .. }) => panic!("{unfit:?}"),
     }
 }
 
@@ -271,4 +271,147 @@ fn defaults_are_what_the_documentation_says() {
     assert!(
         serde_json::from_value::<ShareConfig>(json!({"source": "s", "table": "t", "queue": "q", "onn": []})).is_err()
     );
+}
+
+fn scripted(script: &str) -> Share {
+    share(json!({"before_share": script}))
+}
+
+#[test]
+fn a_script_changes_the_action_and_the_record_of_its_share_alone() {
+    let (one, other) = (scripted("psp_action = 'bulk'; current.notes = 'y'; current.added = 1"), share(json!({})));
+    let change = update("1");
+    for _ in 0..2 {
+        let sent = shared(&one, &change);
+        let expected = row(&[
+            ("id", Value::Number("7")),
+            ("priority", Value::Number("1")),
+            ("notes", Value::Text("y")),
+            ("added", Value::Number("1")),
+        ]);
+        assert_eq!((sent.action, sent.data.unwrap().into_owned()), (Action::Bulk, expected));
+        let sent = shared(&other, &change);
+        assert_eq!((sent.action, sent.data.unwrap().into_owned()), (Action::Update, incident("1")));
+    }
+}
+
+#[test]
+fn a_script_runs_behind_the_filter_and_before_the_columns() {
+    let share = share(json!({
+        "filter": "priority<3", "columns": ["notes"],
+        "before_share": "current.priority = 9; current.notes = current.notes + previous.priority; current.added = 'z'",
+    }));
+    let change = change(Action::Update, Some(incident("2")), Some(incident("1")));
+    let expected = row(&[("id", Value::Number("7")), ("notes", Value::Text("x2")), ("added", Value::Text("z"))]);
+    assert_eq!(shared(&share, &change).data.unwrap().into_owned(), expected);
+    let outside = super::tests::change(Action::Insert, None, Some(incident("3")));
+    assert_eq!(share.decide(&outside), Decision::Withhold(Withheld::Filter));
+}
+
+#[test]
+fn a_script_withholds_deletes_and_fails_for_one_record() {
+    let share = scripted(
+        "if (current.priority == 1) ignore = true; if (current.priority == 2) psp_action = 'delete';
+         if (current.priority == 3) current.nowhere.foo()",
+    );
+    assert_eq!(share.decide(&update("1")), Decision::Withhold(Withheld::Script));
+    let removal = update("2");
+    assert_eq!((shared(&share, &removal).action, shared(&share, &removal).data), (Action::Delete, None));
+    let failing = update("3");
+    let Decision::SetAside { error, .. } = share.decide(&failing) else { panic!("it fails") };
+    assert!(error.to_string().starts_with("line 2, column"), "{error}");
+    let delete = change(Action::Delete, Some(incident("4")), None);
+    assert_eq!(shared(&share, &delete).action, Action::Delete);
+}
+
+fn full(priority: &str, notes: &str) -> Row {
+    row(&[("id", Value::Number("7")), ("priority", Value::Number(priority)), ("notes", Value::Text(notes))])
+}
+
+fn changed(before: (&str, &str), after: (&str, &str)) -> Change {
+    change(Action::Update, Some(full(before.0, before.1)), Some(full(after.0, after.1)))
+}
+
+#[test]
+fn an_update_leaves_when_it_changes_what_the_share_minds() {
+    let (on, ignoring) = (share(json!({"share_on": ["priority"]})), share(json!({"ignore": ["notes"]})));
+    for share in [on, ignoring] {
+        let notes = changed(("1", "x"), ("1", "y"));
+        assert_eq!(share.decide(&notes), Decision::Withhold(Withheld::Unchanged));
+        let priority = changed(("1", "x"), ("2", "y"));
+        assert_eq!(shared(&share, &priority).data.map(Cow::into_owned), priority.after);
+        shared(&share, &update("1"));
+        shared(&share, &change(Action::Insert, None, Some(incident("1"))));
+        shared(&share, &change(Action::Delete, Some(incident("1")), None));
+    }
+}
+
+#[test]
+fn of_an_update_only_what_it_changed_leaves_and_of_what_is_new_everything() {
+    let share = share(json!({"columns": "updated", "filter": "priority<3"}));
+    let update = changed(("1", "x"), ("1", "y"));
+    let sent = shared(&share, &update);
+    let part = row(&[("id", Value::Number("7")), ("notes", Value::Text("y"))]);
+    assert_eq!((sent.data.map(Cow::into_owned), sent.partial), (Some(part), true));
+    for whole in [
+        changed(("5", "x"), ("1", "x")),
+        super::tests::update("1"),
+        change(Action::Insert, None, Some(incident("1"))),
+        change(Action::Bulk, None, Some(incident("1"))),
+    ] {
+        let sent = shared(&share, &whole);
+        assert_eq!((sent.data.map(Cow::into_owned), sent.partial), (whole.after.clone(), false), "{:?}", whole.action);
+    }
+    let minding = super::tests::share(json!({"share_on": ["notes"], "filter": "priority<3"}));
+    shared(&minding, &changed(("5", "x"), ("1", "x")));
+}
+
+#[test]
+fn what_is_updated_is_masked_and_renamed_and_what_a_script_sets_is_updated() {
+    let share = share(json!({
+        "columns": "updated", "mask": {"notes": "last4"}, "rename": {"notes": "text"}, "constants": {"from": "desk"},
+        "before_share": "current.priority = 9",
+    }));
+    let update = changed(("1", "x"), ("1", "123456"));
+    let expected = row(&[
+        ("id", Value::Number("7")),
+        ("priority", Value::Number("9")),
+        ("text", Value::Text("****3456")),
+        ("from", Value::Text("desk")),
+    ]);
+    assert_eq!(shared(&share, &update).data.unwrap().into_owned(), expected);
+    assert_eq!(share.columns_used("incident").collect::<Vec<_>>(), ["notes", "notes"]);
+}
+
+#[test]
+fn a_form_for_a_key_column_stops_the_source_instead_of_sending_it_as_it_is() {
+    for extra in
+        [json!({"mask": {"id": "redact"}}), json!({"rename": {"id": "number"}}), json!({"constants": {"id": 1}})]
+    {
+        assert_eq!(share(extra).decide(&update("1")), Decision::Unfit { column: "id" });
+    }
+}
+
+#[test]
+fn what_is_said_of_columns_is_checked() {
+    for (extra, field, problem) in [
+        (json!({"columns": []}), "columns", "is empty"),
+        (json!({"share_on": ["a", "a"]}), "share_on", "names a twice"),
+        (json!({"share_on": ["a"], "ignore": ["b"]}), "ignore", "stands beside share_on"),
+        (json!({"mask": {"a": "hash"}}), "mask", "hash needs a secret"),
+        (json!({"mask": {"a": "hash"}, "mask_secret": "short"}), "mask_secret", "is too short; 32 bytes or more"),
+        (json!({"mask": {"a": "hash"}, "mask_secret_file": "nowhere"}), "mask_secret_file", "cannot be read"),
+        (json!({"columns": ["a"], "mask": {"b": "redact"}}), "mask", "names b, which columns does not"),
+        (json!({"rename": {"a": "x", "b": "x"}}), "rename", "gives the name x twice"),
+        (json!({"rename": {"a": "x"}, "constants": {"x": 1}}), "rename", "gives the name x twice"),
+        (json!({"script_ms_max": 0}), "script_ms_max", "is out of range; 1 to 10000"),
+    ] {
+        let problems = config(extra.clone()).validate();
+        assert!(problems.iter().any(|(at, text)| *at == field && text.contains(problem)), "{extra}: {problems:?}");
+    }
+    for bad in [json!({"columns": "changed"}), json!({"mask": {"a": "md5"}}), json!({"constants": {"a": [1]}})] {
+        let mut fields = json!({"source": "desk", "table": "incident", "queue": "crm", "key": "2026-11"});
+        fields.as_object_mut().unwrap().extend(bad.as_object().unwrap().clone());
+        assert!(serde_json::from_value::<ShareConfig>(fields).is_err(), "{bad}");
+    }
 }

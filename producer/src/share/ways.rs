@@ -8,6 +8,7 @@ use super::class::Levels;
 use super::condition::Condition;
 use super::filter::Verdict;
 use super::route::Places;
+use super::script::BeforeShare;
 use super::{OnLeave, Share, Withheld};
 use crate::source::Change;
 
@@ -56,10 +57,11 @@ impl Share {
         self.on.contains(&Action::Update) && (leaves || changes_class)
     }
 
-    /// Whether a filter of it asks what changed.
+    /// Whether a filter of it asks what changed, its script does, or what it says of columns.
     #[must_use]
     pub fn asks_for_changes(&self) -> bool {
-        self.conditions().any(Condition::asks_for_changes)
+        let script_asks = self.script.as_ref().is_some_and(BeforeShare::asks_for_changes);
+        self.conditions().any(Condition::asks_for_changes) || self.minded.is_some() || self.only_updated || script_asks
     }
 
     /// Whether a record may go elsewhere after a change and still leave.
@@ -101,6 +103,16 @@ impl Share {
                 Ways::some(self.classes.before(&change.table, row), self.routes.before(change, guess))
             }
         }
+    }
+
+    /// Whether an update surely leaves a record where it was, so that whoever gets it has it.
+    pub(super) fn stays(&self, change: &Change, now: &Result<Ways, Withheld>) -> bool {
+        let (Action::Update, Ok(now)) = (change.action, now) else { return false };
+        let Some(before) = &change.before else { return self.filter.is_none() && !self.may_move() };
+        let fitted = self.filter.as_ref().is_none_or(|filter| filter.fitted(change) == Verdict::Fits);
+        let (levels, routes) = (self.classes.before(&change.table, before), self.routes.before(change, false));
+        let had = |way: Way| levels.contains(&way.level) && routes.contains(&way.route);
+        fitted && now.iter().all(had)
     }
 
     /// Whether two ways lead under the same table to the same shared queue.

@@ -17,12 +17,21 @@ pub struct Document<'t> {
     root: DeTable<'t>,
     /// Line of every key, by its dotted path.
     lines: BTreeMap<String, usize>,
+    /// Where the text of a string begins that stands there as it is read, by its dotted path.
+    texts: BTreeMap<String, Place>,
     problems: BTreeSet<Problem>,
     secret_files: BTreeSet<PathBuf>,
 }
 
+/// A place in the file, both from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    line: usize,
+    column: usize,
+}
+
 /// Keys whose value is the path of a secret.
-const SECRET_FILES: [&str; 3] = ["secret_file", "password_file", "key_file"];
+const SECRET_FILES: [&str; 4] = ["secret_file", "password_file", "key_file", "mask_secret_file"];
 
 /// One table of the file, not read yet.
 pub struct Section<'d, 't> {
@@ -52,16 +61,16 @@ impl<'t> Document<'t> {
             file: file.to_owned(),
             root: DeTable::new(),
             lines: BTreeMap::new(),
+            texts: BTreeMap::new(),
             problems: BTreeSet::new(),
             secret_files: BTreeSet::new(),
         };
-        let line_of = |at: usize| text.get(..at).unwrap_or(text).matches('\n').count() + 1;
         for error in errors {
-            let line = error.span().map(|span| line_of(span.start));
+            let line = error.span().map(|span| place_of(text, span.start).line);
             document.problems.insert(Problem { line, path: String::new(), text: error.message().to_owned() });
         }
         for (key, value) in &mut root {
-            document.walk(key.get_ref(), key.span(), value, &line_of, env);
+            document.walk(key.get_ref(), key.span(), value, text, env);
         }
         document.root = root;
         document
@@ -72,15 +81,16 @@ impl<'t> Document<'t> {
         path: &str,
         key: Range<usize>,
         value: &mut Spanned<DeValue<'t>>,
-        line_of: &dyn Fn(usize) -> usize,
+        whole: &str,
         env: &dyn Fn(&str) -> Option<String>,
     ) {
-        self.lines.insert(path.to_owned(), line_of(key.start));
+        self.lines.insert(path.to_owned(), place_of(whole, key.start).line);
+        let span = value.span();
         match value.get_mut() {
             DeValue::String(text) => {
                 match interpolate(text, env) {
                     Ok(Some(filled)) => *text = Cow::Owned(filled),
-                    Ok(None) => {}
+                    Ok(None) => self.texts.extend(text_at(whole, span).map(|place| (path.to_owned(), place))),
                     Err(problem) => self.problem(path, problem),
                 }
                 if path.rsplit('.').next().is_some_and(|name| SECRET_FILES.contains(&name)) {
@@ -92,15 +102,15 @@ impl<'t> Document<'t> {
                     let at = item.span();
                     // Tables of an array are counted from 1, and stand where they begin.
                     if let DeValue::Table(_) = item.get_ref() {
-                        self.walk(&format!("{path}.{}", place + 1), at, item, line_of, env);
+                        self.walk(&format!("{path}.{}", place + 1), at, item, whole, env);
                     } else {
-                        self.walk(path, key.clone(), item, line_of, env);
+                        self.walk(path, key.clone(), item, whole, env);
                     }
                 }
             }
             DeValue::Table(table) => {
                 for (name, value) in table {
-                    self.walk(&format!("{path}.{}", name.get_ref()), name.span(), value, line_of, env);
+                    self.walk(&format!("{path}.{}", name.get_ref()), name.span(), value, whole, env);
                 }
             }
             DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) => {}
@@ -125,6 +135,18 @@ impl<'t> Document<'t> {
             }
         };
         self.problems.insert(Problem { line, path: path.to_owned(), text: text.into() });
+    }
+
+    /// Adds a problem at a line and a column, both from 1, of the text that stands at a dotted path.
+    pub fn problem_within(&mut self, path: &str, (line, column): (usize, usize), text: &str) {
+        match self.texts.get(path).copied() {
+            Some(start) => {
+                let column = if line == 1 { start.column + column - 1 } else { column };
+                let text = format!("column {column}: {text}");
+                self.problems.insert(Problem { line: Some(start.line + line - 1), path: path.to_owned(), text });
+            }
+            None => self.problem(path, format!("line {line}, column {column} of the text: {text}")),
+        }
     }
 
     /// Adds what the settings of the table at this path say is wrong with them.
@@ -314,6 +336,24 @@ const fn is_open(_: &Path) -> bool {
     false
 }
 
+fn place_of(whole: &str, at: usize) -> Place {
+    let before = whole.get(..at).unwrap_or(whole);
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    Place { line: before.matches('\n').count() + 1, column: line.chars().count() + 1 }
+}
+
+/// Where the text of a string begins; `None` when it has escapes, and places in it are others than in the file.
+fn text_at(whole: &str, span: Range<usize>) -> Option<Place> {
+    let raw = whole.get(span.clone())?;
+    let quotes = ["'''", "\"\"\"", "'", "\""].into_iter().find(|quotes| raw.starts_with(quotes))?;
+    if quotes.starts_with('"') && raw.contains('\\') {
+        return None;
+    }
+    let text = raw.get(quotes.len()..)?;
+    let newline = ["\r\n", "\n"].into_iter().find(|newline| quotes.len() == 3 && text.starts_with(newline));
+    Some(place_of(whole, span.start + quotes.len() + newline.map_or(0, str::len)))
+}
+
 /// Fills in `${NAME}`; `None` when there is nothing to fill in.
 fn interpolate(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, String> {
     if !text.contains("${") {
@@ -389,6 +429,26 @@ mod tests {
         let mut document = document("[target.crm]\npassword = \"${NOPE}\"\n[targets.x]\ny = 1\n");
         document.ignore(&["target"]);
         assert_eq!(document.finish(&["target"]).expect_err("one problem").list.len(), 1);
+    }
+
+    #[test]
+    fn a_place_within_a_text_is_told_as_one_of_the_file() {
+        let text = "[a]\nx = '''\none\ntwo\n'''\ny = 'one'\nz = \"o\\tne\"\nv = \"\"\"one\n${TABLE}\"\"\"\n";
+        let mut document = document(text);
+        for (path, place) in [("a.x", (2, 3)), ("a.y", (1, 2)), ("a.z", (1, 2)), ("a.v", (1, 3))] {
+            document.problem_within(path, place, "no");
+        }
+        let problems = document.finish(&["a"]).expect_err("problems").to_string();
+        let told: Vec<_> = problems.lines().skip(1).map(|line| line.trim_start_matches("syncline.toml:")).collect();
+        assert_eq!(
+            told,
+            [
+                "4: a.x: column 3: no",
+                "6: a.y: column 7: no",
+                "7: a.z: line 1, column 2 of the text: no",
+                "8: a.v: line 1, column 3 of the text: no",
+            ]
+        );
     }
 
     #[cfg(unix)]

@@ -24,6 +24,8 @@ pub enum Reason {
     Unsubscribed,
     /// The record is larger than a message may be; set aside by the producer.
     Oversize,
+    /// A script of a share or a subscription failed on the record; a share's is set aside by the producer.
+    Script,
     /// The consumer ended each time it tried the message, alone at last; it was not opened again.
     Crash,
     /// The record is a part of one that is a dead letter already, and waits behind it.
@@ -32,13 +34,14 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order metrics list them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Envelope,
         Self::Seal,
         Self::Content,
         Self::Target,
         Self::Unsubscribed,
         Self::Oversize,
+        Self::Script,
         Self::Crash,
         Self::Waits,
     ];
@@ -53,6 +56,7 @@ impl Reason {
             Self::Target => "target",
             Self::Unsubscribed => "unsubscribed",
             Self::Oversize => "oversize",
+            Self::Script => "script",
             Self::Crash => "crash",
             Self::Waits => "waits",
         }

@@ -41,6 +41,12 @@ impl Script {
         Ok(Self { source: source.into(), time_max, engine: Mutex::new(Some(engine)) })
     }
 
+    /// The script as it is written.
+    #[must_use]
+    pub const fn source(&self) -> &str {
+        &self.source
+    }
+
     /// Runs the script on a record. CPU-bound, up to the bound on time.
     ///
     /// # Errors

@@ -8,8 +8,10 @@ mod cbc;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod keyring;
+mod pseudonym;
 
 pub use keyring::{Key, KeyError, Keyring, SECRET_BYTES_MIN};
+pub use pseudonym::{PSEUDONYM_SECRET_BYTES_MIN, Pseudonyms};
 
 use std::borrow::Cow;
 use std::fmt;

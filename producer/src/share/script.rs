@@ -1,0 +1,52 @@
+//! The before-share script: what it makes of one change.
+//!
+//! It sees a copy of the record, so that no share finds what another one's script did to it.
+
+use std::borrow::Cow;
+
+use syncline_shared::record::{Action, Row};
+use syncline_shared::script::{Effect, Script, ScriptError, Subject};
+
+use crate::source::Change;
+
+/// A share's script.
+#[derive(Debug)]
+pub(super) struct BeforeShare(Script);
+
+/// What leaves: as what, and with which columns; none for a delete.
+pub(super) type Scripted<'a> = (Action, Option<Cow<'a, Row>>);
+
+impl BeforeShare {
+    pub(super) const fn new(script: Script) -> Self {
+        Self(script)
+    }
+
+    /// Whether the script asks what changed, by its words.
+    pub(super) fn asks_for_changes(&self) -> bool {
+        let words = [".changes(", ".changesTo(", ".changesFrom(", "previous.", "previous["];
+        words.iter().any(|word| self.0.source().contains(word))
+    }
+
+    /// What the script logs about a change.
+    pub(super) fn log(&self, change: &Change) -> Vec<String> {
+        self.0.run(subject(change)).map(|effect| effect.log).unwrap_or_default()
+    }
+
+    /// Runs the script on a change; `None` when it withholds it.
+    pub(super) fn run<'a>(&self, change: &'a Change) -> Result<Option<Scripted<'a>>, ScriptError> {
+        let subject = subject(change);
+        let Effect { action, ignore, row: set, .. } = self.0.run(subject)?;
+        if ignore {
+            return Ok(None);
+        }
+        let data = (action != Action::Delete).then(|| set.map_or(Cow::Borrowed(subject.row), Cow::Owned));
+        Ok(Some((action, data)))
+    }
+}
+
+/// What the script sees: the record after the change, or what is known of a deleted one.
+fn subject(change: &Change) -> Subject<'_> {
+    let (key, before) = (&change.key, change.before.as_ref());
+    let row = change.after.as_ref().or(before).unwrap_or(key);
+    Subject { table: &change.table, action: change.action, key, row, before }
+}
