@@ -8,6 +8,7 @@ mod broker;
 mod chaos;
 mod check;
 mod classes;
+mod columns;
 mod command_line;
 mod dead_letters;
 mod demo;

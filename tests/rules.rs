@@ -161,7 +161,7 @@ pub struct Files {
     folder: Folder,
     _vhost: Vhost,
     pub source: Connection,
-    target: Connection,
+    pub target: Connection,
     config: std::path::PathBuf,
 }
 
