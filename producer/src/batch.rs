@@ -193,6 +193,13 @@ impl Batcher {
         }
     }
 
+    /// Closes the open batch of a queue that holds a record, so that what is added next goes behind it, whatever its lane.
+    pub fn close_holder(&mut self, queue: usize, key: u64) {
+        if let Some(&holder) = self.holders.get(&(queue, key)) {
+            self.close(holder);
+        }
+    }
+
     /// When the next open batch is due; `None` when none is open.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {

@@ -74,28 +74,35 @@ impl Offers {
                 }
             };
             outlet.metrics.newest.set(change.at.as_duration().as_secs_f64());
-            for message in messages {
+            for (nth, message) in messages.iter().enumerate() {
                 outlet.metrics.shared(message.action).inc();
-                self.add(place, &message, change, poll);
+                let (queue, id) = self.add(place, message, change, poll);
+                let follows =
+                    |later: &Shared<'_>| outlets.queue(place, later.way.route).is_some_and(|(same, _)| same == queue);
+                if message.action == Action::Delete && messages.iter().skip(nth + 1).any(follows) {
+                    // Under one class the record goes before it comes under another.
+                    self.batcher.close_holder(queue, id);
+                }
                 records += 1;
             }
         }
         Ok(records)
     }
 
-    /// Writes a message of an outlet's share into the batch that keeps its order.
-    fn add(&mut self, outlet: usize, message: &Shared<'_>, change: &Change, poll: u64) {
+    /// Writes a message of an outlet's share into the batch that keeps its order; its queue and the id of its key.
+    fn add(&mut self, outlet: usize, message: &Shared<'_>, change: &Change, poll: u64) -> (usize, u64) {
         let &Shared { action, table, way, version, key, ref data, partial } = message;
         let lane = self.lane(outlet, way, table, change, (action, partial));
+        let id = key_id(self.outlets.source(), table, key);
         self.line.clear();
         write_line(&mut self.line, key, version, change.at, data.as_deref(), partial);
         if self.line.len() > self.record_bytes_max {
             let error = format!("{} bytes, at most {}", self.line.len(), self.record_bytes_max);
             self.set_aside(&lane, change, version, poll, Reason::Oversize, &error);
         } else {
-            let id = key_id(self.outlets.source(), table, key);
             self.batcher.add(&lane, id, poll, &self.line, Instant::now());
         }
+        (lane.queue, id)
     }
 
     /// Where a message of an outlet's share belongs: a record keeps to one partition by its key at the source.
@@ -173,5 +180,75 @@ impl Offers {
     /// Closes every batch: nothing more will come.
     pub(crate) fn close_all(&mut self) {
         self.batcher.close_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use prometheus::Registry;
+    use serde_json::json;
+    use syncline_shared::queue::SharedQueue;
+    use syncline_shared::record::{Columns, Row, Value, Version};
+    use syncline_shared::seal::Seal;
+
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::outlet::{Destination, Outlet};
+    use crate::share::{Share, ShareConfig};
+    use crate::source::Session;
+
+    fn outlets() -> Outlets {
+        let tables = json!({
+            "task": {"class_column": "class"}, "incident": {"extends": "task"}, "problem": {"extends": "task"},
+        });
+        let share = json!({"source": "desk", "table": "task", "queue": "crm", "cipher": "None"});
+        let share: ShareConfig = serde_json::from_value(share).expect("a share");
+        let share = ShareConfig { tables: serde_json::from_value(tables).expect("tables"), ..share };
+        let queue = SharedQueue { name: "crm".to_owned(), partitions: 1 };
+        let outlet = Outlet {
+            share: Share::compile("tasks", &share).expect("a share"),
+            destinations: vec![Destination { queue, seal: Seal::Plain }],
+            copies: false,
+            on_truncate: share.on_truncate,
+            metrics: Metrics::new(&Registry::new()).expect("a fresh registry").share("tasks"),
+        };
+        Outlets::new("desk", vec![outlet])
+    }
+
+    fn task(id: &str, class: &str) -> Row {
+        let mut row = Row::builder(Columns::new(["id", "class"]));
+        row.push(Value::Number(id));
+        row.push(Value::Text(class));
+        row.finish()
+    }
+
+    fn change(action: Action, version: u64, before: Option<Row>, after: Row) -> Change {
+        Change {
+            table: "task".into(),
+            action,
+            key: after.select(Columns::new(["id"]), &[0]),
+            before,
+            after: Some(after),
+            version: Version::new(1, version, 2),
+            at: Timestamp::UNIX_EPOCH,
+            session: Session { interactive: Some(true), user: None },
+            origin: Arc::default(),
+            only_share: None,
+        }
+    }
+
+    #[test]
+    fn a_record_goes_from_its_old_class_before_it_comes_to_the_new_one() {
+        let mut offers = Offers::new(outlets(), BatchConfig::default(), 1024);
+        // The batches of both actions are open when the class changes, that of the new class first.
+        let (problem, incident) = (task("1", "problem"), task("1", "incident"));
+        offers.offer(&change(Action::Bulk, 1, None, task("2", "incident")), 1).expect("it fits");
+        assert_eq!(offers.offer(&change(Action::Update, 2, Some(problem), incident), 1).expect("it fits"), 2);
+        offers.close_all();
+        let jobs = std::iter::from_fn(|| offers.next_job());
+        let told: Vec<_> =
+            jobs.map(|job| format!("{}.{} {}", job.route.table, job.route.action, job.route.records)).collect();
+        assert_eq!(told, ["problem.delete 1", "incident.bulk 2"]);
     }
 }
