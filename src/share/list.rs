@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use jiff::{Timestamp, Unit};
 use serde_json::json;
@@ -21,6 +22,9 @@ struct Listed<'a> {
     counters: Option<Counters>,
     warnings: Vec<String>,
 }
+
+/// The tables each share's records leave under.
+type Tables<'a> = BTreeMap<&'a str, Vec<Arc<str>>>;
 
 /// What a share does now.
 #[derive(Clone, Copy)]
@@ -49,9 +53,13 @@ impl State<'_> {
 pub(crate) async fn list(path: &Path, env: &Env, json: bool) -> Result<(), Failure> {
     let config = Config::load(path, env, Role::Producer)?;
     let running = Running::ask(config.producer.http).await;
+    let tables = config.shares.iter().map(|(name, share)| {
+        let tables = compile(name, share)?.tables_leaving().cloned().collect();
+        Ok((name.as_str(), tables))
+    });
+    let tables: Tables<'_> = tables.collect::<Result<_, Failure>>()?;
     let mut listed = Vec::new();
     for (name, share) in &config.shares {
-        compile(name, share)?;
         let counters = running.as_ref().ok().and_then(|running| running.counters(name));
         let state = match &running {
             Err(_) => State::NotTold,
@@ -59,7 +67,7 @@ pub(crate) async fn list(path: &Path, env: &Env, json: bool) -> Result<(), Failu
             Ok(running) => running.fault(&share.source).map_or(State::Running, State::Paused),
         };
         let cipher = config.seal(share).cipher().to_string();
-        let warnings = warnings(name, share, &config.shares, counters.as_ref());
+        let warnings = warnings(name, &config.shares, &tables, counters.as_ref());
         listed.push(Listed { name, share, cipher, state, counters, warnings });
     }
     if json {
@@ -70,25 +78,25 @@ pub(crate) async fn list(path: &Path, env: &Env, json: bool) -> Result<(), Failu
     Ok(())
 }
 
-/// What looks wrong with a share.
+/// What looks wrong with a share: others that send records of the same tables of its source, and a filter nothing fits.
 fn warnings(
     name: &str,
-    share: &ShareConfig,
     all: &BTreeMap<String, ShareConfig>,
+    tables: &Tables<'_>,
     counters: Option<&Counters>,
 ) -> Vec<String> {
-    let twice = all
-        .iter()
-        .filter(|(other, config)| {
-            other.as_str() != name && (&config.source, &config.table) == (&share.source, &share.table)
-        })
-        .map(|(other, config)| {
-            format!(
-                "share {other} sends records of table {} too, to shared queue {}: a target table that gets both takes only \
-                 one of them",
-                share.table, config.queue
-            )
-        });
+    let source = |name: &str| all.get(name).map(|share| &share.source);
+    let own = tables.get(name).map(Vec::as_slice).unwrap_or_default();
+    let others = tables.iter().filter(|(other, _)| **other != name && source(other) == source(name));
+    let twice = others.filter_map(|(other, theirs)| {
+        let table = own.iter().find(|table| theirs.contains(table))?;
+        let queues: Vec<_> = all.get(*other)?.queues().collect();
+        Some(format!(
+            "share {other} sends records of table {table} too, to shared queue {}: a target table that gets both takes only \
+             one of them",
+            queues.join(", ")
+        ))
+    });
     let never = counters.and_then(|counters| {
         let filtered = counters.withheld.get("filter").copied().unwrap_or_default();
         (counters.shared == 0 && filtered > 0).then(|| {
@@ -114,7 +122,8 @@ fn describe(listed: &Listed<'_>) -> serde_json::Value {
     });
     json!({
         "share": name, "source": share.source, "table": share.table, "on": on,
-        "interactive_only": share.interactive_only, "queue": share.queue, "cipher": cipher, "key": share.key,
+        "interactive_only": share.interactive_only, "queue": share.queue, "queues": share.queues().collect::<Vec<_>>(),
+        "cipher": cipher, "key": share.key,
         "filter": share.filter, "columns": share.columns, "state": state.as_str(), "reason": reason,
         "counters": counters, "warnings": warnings,
     })
@@ -135,7 +144,7 @@ fn print(listed: &[Listed<'_>], not_told: Option<&String>) {
             share.table.clone(),
             on.join(","),
             if share.interactive_only { "yes" } else { "no" }.to_owned(),
-            share.queue.clone(),
+            share.queues().collect::<Vec<_>>().join(","),
             cipher.clone(),
             share.filter.clone().unwrap_or_default(),
         ]);

@@ -251,3 +251,26 @@ fn a_change_that_is_read_again_is_decided_again_the_same() {
         |at: &str| filter.test(&Seen { row: &row, places: &places, before: Before::Unknown, at: at.parse().unwrap() });
     assert_eq!((at("2026-03-04T23:00:00Z"), at("2026-03-05T00:00:00Z")), (Verdict::Fits, Verdict::FitsNot));
 }
+
+proptest! {
+    #[test]
+    fn a_part_of_time_contains_its_instants_and_ends_where_the_next_begins(
+        seconds in -2_000_000_000..4_000_000_000_i64, nanos in 0..1_000_000_000_i32,
+        zone in prop::sample::select(vec!["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe"]),
+        unit in prop::sample::select(vec!["minutes", "hours", "days", "weeks", "months", "quarters", "years"]),
+    ) {
+        let at = Timestamp::new(seconds, nanos).unwrap();
+        let verdict = |text: String| {
+            let filter = Filter::parse(&text, TimeZone::get(zone).unwrap()).unwrap();
+            let row = row(&[("f", Value::Text(&at.to_string()))]);
+            let places = filter.places(row.columns());
+            filter.test(&Seen { row: &row, places: &places, before: Before::Unknown, at })
+        };
+        let part = |count: i32| format!("javascript:gs.{unit}AgoStart({count})@javascript:gs.{unit}AgoEnd({count})");
+        prop_assert_eq!(verdict(format!("fBETWEEN{}", part(0))), Verdict::Fits);
+        prop_assert_eq!(verdict(format!("fBETWEEN{}", part(1))), Verdict::FitsNot);
+        prop_assert_eq!(verdict(format!("fBETWEEN{}", part(-1))), Verdict::FitsNot);
+        let around = format!("javascript:gs.{unit}AgoEnd(1)@javascript:gs.{unit}AgoStart(-1)");
+        prop_assert_eq!(verdict(format!("fBETWEEN{around}")), Verdict::Fits);
+    }
+}
