@@ -39,6 +39,8 @@ pub(crate) enum Command {
     /// Look at shares
     #[command(subcommand)]
     Share(ShareCommand),
+    /// Send a share's records now, as they are at the source; goes on where it stopped
+    BulkShare(BulkShareArgs),
     /// Repair sources
     #[command(subcommand)]
     Source(SourceCommand),
@@ -97,6 +99,39 @@ pub(crate) struct TestArgs {
     /// A job makes the change, and no person
     #[arg(long)]
     pub background: bool,
+}
+
+/// What to send, or what to do about what is being sent.
+#[derive(Debug, Args)]
+pub(crate) struct BulkShareArgs {
+    /// The share's name in the configuration
+    #[arg(required_unless_present_any = ["group", "status", "cancel"], conflicts_with = "group")]
+    pub share: Option<String>,
+    /// The shares of this [bulk_group], in their order
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<String>,
+    /// Only records that fit this encoded query, and the share's filter
+    #[arg(long = "where", value_name = "QUERY", value_parser = query)]
+    pub query: Option<String>,
+    /// Only records changed at this time or later: 2026-11-21T08:00:00Z, or 2h for two hours ago
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub changed_since: Option<Timestamp>,
+    /// Read at most this many rows per second
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rows_per_second: Option<u32>,
+    /// Wait for the end even while no producer runs
+    #[arg(long)]
+    pub wait: bool,
+    /// List what is planned, running and has ended, of this share or of all
+    #[arg(long, conflicts_with_all = ["cancel", "query", "changed_since", "rows_per_second", "wait"])]
+    pub status: bool,
+    /// Stop what is running and drop what is planned, of this share or of all
+    #[arg(long, conflicts_with_all = ["query", "changed_since", "rows_per_second", "wait"])]
+    pub cancel: bool,
+}
+
+fn query(text: &str) -> Result<String, String> {
+    syncline_producer::bulk::check_query(text).map(|()| text.to_owned())
 }
 
 /// What to do with sources.

@@ -1,5 +1,6 @@
 //! `syncline`, the one binary: parses the command line, wires the parts, runs them. No pipeline logic here.
 
+mod bulk_share;
 mod check;
 mod cli;
 mod config;
@@ -69,6 +70,7 @@ async fn run(cli: Cli, env: Env) -> Result<(), Failure> {
         Command::Health => health::run(&path, &env, json).await,
         Command::Share(ShareCommand::List) => share::list(&path, &env, json).await,
         Command::Share(ShareCommand::Test(args)) => Box::pin(share::test(&path, &env, json, &args)).await,
+        Command::BulkShare(args) => Box::pin(bulk_share::run(&path, &env, json, args)).await,
         Command::Source(SourceCommand::Rebuild { name, whole }) => {
             source::rebuild(&path, &env, json, &name, whole).await
         }
@@ -89,6 +91,7 @@ fn log(command: &Command, env: &Env) {
         | Command::Check
         | Command::Health
         | Command::Share(_)
+        | Command::BulkShare(_)
         | Command::Source(_)
         | Command::Queue(_)
         | Command::DeadLetter(_)

@@ -1,6 +1,6 @@
 //! Wires the services from a configuration: `producer`, `consumer` and `up`. The one place that knows every connector.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::future::pending;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -17,6 +17,7 @@ use syncline_producer::outlet::{Outlet, Outlets};
 use syncline_producer::share::{Initial, ShareConfig};
 use syncline_producer::source::postgres::PostgresSource;
 use syncline_producer::source::sqlite::SqliteSource;
+use syncline_producer::{bulk, pipeline};
 use syncline_shared::config::QueueConfig;
 use syncline_shared::health::Health;
 use syncline_shared::http;
@@ -120,23 +121,24 @@ impl Service {
 
     fn start_producer<B: Broker>(&mut self, broker: &B, config: &Config) -> Result<(), Failure> {
         let metrics = Metrics::new(&self.registry)?;
-        let mut by_source: BTreeMap<&str, Vec<Outlet>> = BTreeMap::new();
-        for (name, share) in &config.shares {
-            by_source.entry(&share.source).or_default().push(outlet(config, name, share, &metrics)?);
-        }
-        for (source, outlets) in by_source {
-            let outlets = Outlets::new(source, outlets);
-            let tables = outlets.tables();
+        let sources: BTreeSet<&str> = config.shares.values().map(|share| share.source.as_str()).collect();
+        for name in sources {
+            // The stream and the bulk shares beside it decide by rules of their own, with the same counters.
+            let (outlets, bulk_outlets) = (outlets(config, name, &metrics)?, outlets(config, name, &metrics)?);
+            let (tables, bulk) = (outlets.tables(), config.bulk_shares(name)?);
             let (tasks, producer, health) = (&mut self.tasks, &config.producer, &self.health);
-            let broker = broker.clone();
-            match config.sources.get(source) {
+            match config.sources.get(name) {
                 Some(SourceConfig::Postgres(postgres)) => {
-                    let source = PostgresSource::new(source, postgres.clone(), tables);
-                    syncline_producer::pipeline::start(tasks, source, outlets, broker, producer, &metrics, health);
+                    let source = PostgresSource::new(name, postgres.clone(), tables);
+                    let bulk = (source.stock(), bulk);
+                    pipeline::start(tasks, source, outlets, broker.clone(), producer, &metrics, health);
+                    bulk::start(tasks, bulk, bulk_outlets, broker.clone(), producer, &metrics, health);
                 }
                 Some(SourceConfig::Sqlite(sqlite)) => {
-                    let source = SqliteSource::new(source, sqlite.clone(), tables);
-                    syncline_producer::pipeline::start(tasks, source, outlets, broker, producer, &metrics, health);
+                    let source = SqliteSource::new(name, sqlite.clone(), tables);
+                    let bulk = (source.stock(), bulk);
+                    pipeline::start(tasks, source, outlets, broker.clone(), producer, &metrics, health);
+                    bulk::start(tasks, bulk, bulk_outlets, broker.clone(), producer, &metrics, health);
                 }
                 None => unreachable!("checked on loading"),
             }
@@ -180,4 +182,11 @@ impl Service {
         }
         Ok(())
     }
+}
+
+/// The shares of a source, ready to send.
+fn outlets(config: &Config, source: &str, metrics: &Metrics) -> Result<Outlets, Failure> {
+    let shares = config.shares.iter().filter(|(_, share)| share.source == source);
+    let outlets: Result<_, _> = shares.map(|(name, share)| outlet(config, name, share, metrics)).collect();
+    Ok(Outlets::new(source, outlets?))
 }

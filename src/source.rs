@@ -85,7 +85,8 @@ fn unknown(config: &Config, name: &str) -> Failure {
     Failure::Other(format!("there is no source {name} in the configuration; there are: {}", known.join(", ")))
 }
 
-fn unavailable(error: &SourceError) -> Failure {
+/// Tells a source's error to a person.
+pub(crate) fn unavailable(error: &SourceError) -> Failure {
     let hint = match error {
         SourceError::Taken { .. } => "\nStop the producer first.",
         SourceError::Unreachable { .. }

@@ -5,6 +5,7 @@
 mod bad_input;
 mod bounds;
 mod broker;
+mod bulk;
 mod chaos;
 mod check;
 mod classes;

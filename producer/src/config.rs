@@ -6,6 +6,7 @@ use serde::Deserialize;
 use syncline_shared::config::{FieldProblem, Section, Tagged};
 
 use crate::batch::BatchConfig;
+use crate::bulk::BulkConfig;
 use crate::publish::PublishConfig;
 use crate::source::postgres::PostgresSourceConfig;
 use crate::source::sqlite::SqliteSourceConfig;
@@ -24,6 +25,8 @@ pub struct ProducerConfig {
     pub batch: BatchConfig,
     /// `[producer.publish]`: how far publishing runs ahead of the broker's confirms.
     pub publish: PublishConfig,
+    /// `[producer.bulk]`: how bulk shares are executed.
+    pub bulk: BulkConfig,
 }
 
 impl Default for ProducerConfig {
@@ -33,6 +36,7 @@ impl Default for ProducerConfig {
             grace_ms: 20_000,
             batch: BatchConfig::default(),
             publish: PublishConfig::default(),
+            bulk: BulkConfig::default(),
         }
     }
 }

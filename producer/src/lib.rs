@@ -3,6 +3,7 @@
 //! The story is in [`pipeline`]; each step has a room of its own. Knows nothing of the consumer.
 
 pub mod batch;
+pub mod bulk;
 pub mod checkpoint;
 pub mod config;
 pub mod metrics;

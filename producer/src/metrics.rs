@@ -123,7 +123,9 @@ impl LogMetrics {
     /// Notes what a source tells; what it does not tell has no value, since 0 would mean something.
     pub(crate) fn note<S: Source>(&self, source: &S) {
         let number = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-        self.lag.set(source.lag_bytes().map_or(0, number));
+        if let Some(bytes) = source.lag_bytes() {
+            self.lag.set(number(bytes));
+        }
         if let Some(Retained { bytes, room_bytes }) = source.retained() {
             self.retained.with_label_values(&[&self.source]).set(number(bytes));
             if let Some(room) = room_bytes {

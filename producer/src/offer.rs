@@ -73,7 +73,9 @@ impl Offers {
                     return Err(UnfitShare { share, table: change.table.to_string(), column });
                 }
             };
-            outlet.metrics.newest.set(change.at.as_duration().as_secs_f64());
+            if change.action != Action::Bulk {
+                outlet.metrics.newest.set(change.at.as_duration().as_secs_f64());
+            }
             for (nth, message) in messages.iter().enumerate() {
                 outlet.metrics.shared(message.action).inc();
                 let (queue, id) = self.add(place, message, change, poll);

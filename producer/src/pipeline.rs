@@ -51,15 +51,21 @@ pub fn start<S: Source + 'static, B: Broker>(
         outlets.queues(),
         config.publish,
         metrics.clone(),
-        health.part(format!("queue of source {name}")),
+        health.part(format!("queue of {} {name}", S::WHAT)),
     );
-    tasks.spawn("publisher", publisher.run(job_queue, done, tasks.stop()));
+    let (needed, mut stop, publishing) = (source.needed(), tasks.stop(), tasks.stop());
+    tasks.spawn("publisher", async move {
+        match stop.or(needed).await {
+            Some(()) => publisher.run(job_queue, done, publishing).await,
+            None => Ok(()),
+        }
+    });
     let reader = Reader {
         source,
         offers: Offers::new(outlets, config.batch, config.publish.record_bytes_max),
         checkpoint: Checkpoint::default(),
         confirmed,
-        part: health.part(format!("source {name}")),
+        part: health.part(format!("{} {name}", S::WHAT)),
         log: metrics.log(&name),
         reconnects: metrics.reconnects("source"),
         unstored: None,

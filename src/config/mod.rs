@@ -1,5 +1,6 @@
 //! The configuration as a whole: every table, and how they refer to each other.
 
+mod bulk;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod validate;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 
 use syncline_consumer::config::{ConsumerConfig, SubscriptionConfig, TargetConfig};
 use syncline_consumer::pipeline::LoadKeyring;
+use syncline_producer::bulk::{GroupConfig, ScheduleConfig};
 use syncline_producer::config::{ProducerConfig, SourceConfig};
 use syncline_producer::outlet::Destination;
 use syncline_producer::share::{SealWith, Share, ShareConfig, no_meaning};
@@ -24,10 +26,21 @@ use crate::failure::Failure;
 /// The environment, read once in `main`.
 pub(crate) type Env = Arc<BTreeMap<String, String>>;
 
-const PRODUCER_TABLES: [&str; 3] = ["producer", "source", "share"];
+const PRODUCER_TABLES: [&str; 5] = ["producer", "source", "share", "bulk_group", "schedule"];
 const CONSUMER_TABLES: [&str; 3] = ["consumer", "target", "subscription"];
-const TABLES: [&str; 9] =
-    ["queue", "key", "shared_queue", "producer", "source", "share", "consumer", "target", "subscription"];
+const TABLES: [&str; 11] = [
+    "queue",
+    "key",
+    "shared_queue",
+    "producer",
+    "source",
+    "share",
+    "bulk_group",
+    "schedule",
+    "consumer",
+    "target",
+    "subscription",
+];
 
 /// Room for thousands of tables; reading takes some time for each key.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
@@ -54,6 +67,8 @@ pub(crate) struct Config {
     pub producer: ProducerConfig,
     pub sources: BTreeMap<String, SourceConfig>,
     pub shares: BTreeMap<String, ShareConfig>,
+    pub bulk_groups: BTreeMap<String, GroupConfig>,
+    pub schedules: BTreeMap<String, ScheduleConfig>,
     pub consumer: ConsumerConfig,
     pub targets: BTreeMap<String, TargetConfig>,
     pub subscriptions: BTreeMap<String, SubscriptionConfig>,
@@ -97,6 +112,8 @@ impl Config {
             producer: document.table("producer").unwrap_or_default(),
             sources: document.tagged_tables("source"),
             shares: document.tables_explained("share", no_meaning),
+            bulk_groups: document.tables("bulk_group"),
+            schedules: document.tables("schedule"),
             consumer: document.table("consumer").unwrap_or_default(),
             targets: document.tagged_tables("target"),
             subscriptions: document.tables("subscription"),
@@ -113,12 +130,26 @@ impl Config {
             producer,
             sources,
             shares,
+            bulk_groups,
+            schedules,
             consumer,
             targets,
             subscriptions,
         } = config;
         let Some(queue) = queue else { unreachable!("its absence or its fault was reported") };
-        Ok(Self { queue, keyring, shared_queues, producer, sources, shares, consumer, targets, subscriptions })
+        Ok(Self {
+            queue,
+            keyring,
+            shared_queues,
+            producer,
+            sources,
+            shares,
+            bulk_groups,
+            schedules,
+            consumer,
+            targets,
+            subscriptions,
+        })
     }
 
     /// Where a share sends: its own shared queue, then that of each route.
@@ -168,6 +199,8 @@ struct PartialConfig {
     producer: ProducerConfig,
     sources: BTreeMap<String, SourceConfig>,
     shares: BTreeMap<String, ShareConfig>,
+    bulk_groups: BTreeMap<String, GroupConfig>,
+    schedules: BTreeMap<String, ScheduleConfig>,
     consumer: ConsumerConfig,
     targets: BTreeMap<String, TargetConfig>,
     subscriptions: BTreeMap<String, SubscriptionConfig>,

@@ -27,6 +27,7 @@ impl PartialConfig {
     fn validate_producer(&self, document: &mut Document<'_>) {
         document.report("producer.batch", self.producer.batch.validate());
         document.report("producer.publish", self.producer.publish.validate());
+        document.report("producer.bulk", self.producer.bulk.validate());
         self.validate_message_sizes(document);
         for (name, source) in &self.sources {
             document.report(&format!("source.{name}"), source.validate(name));
@@ -62,6 +63,7 @@ impl PartialConfig {
             }
         }
         self.validate_tables_of_shares(document);
+        self.validate_bulk(document);
         if self.shares.is_empty() {
             document.problem("share", "nothing is shared: write [share.NAME]");
         }
@@ -163,7 +165,7 @@ fn validate_columns(document: &mut Document<'_>, path: &str, subscription: &Subs
 }
 
 /// Reports a name that nothing has.
-fn refer<'a>(
+pub(super) fn refer<'a>(
     document: &mut Document<'_>,
     path: &str,
     table: &str,

@@ -121,6 +121,10 @@ pub struct ShareConfig {
     /// before the first change.
     #[serde(default)]
     pub initial: Initial,
+    /// The column that tells when a record was changed last, such as `sys_updated_on`: bulk shares of changed records need
+    /// it. A time or a text, in UTC. Default none.
+    #[serde(default)]
+    pub changed_column: Option<String>,
     /// What becomes of a `TRUNCATE`, which has no record to send, and of a table made anew or given another key: `pause`
     /// (default) until the targets are emptied by hand, or `ignore`, and the old records stay there.
     #[serde(default)]
@@ -217,6 +221,9 @@ impl ShareConfig {
             problems.push(("script_ms_max", format!("{} is out of range; 1 to 10000", self.script_ms_max)));
         }
         problems.extend(self.validate_columns());
+        if self.changed_column.as_deref() == Some("") {
+            problems.push(("changed_column", "is empty; the name of a column".to_owned()));
+        }
         problems.extend(self.validate_leave());
         problems.extend(self.validate_hierarchy());
         problems.extend(self.validate_routing());

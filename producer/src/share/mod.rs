@@ -61,6 +61,7 @@ pub struct Share {
     script: Option<BeforeShare>,
     only_updated: bool,
     form: Form,
+    changed_column: Option<Box<str>>,
     /// The selected columns, for each route.
     selections: Vec<Option<Vec<Box<str>>>>,
     /// For each table and each route of it.
@@ -191,6 +192,7 @@ impl Share {
             script: script.map(BeforeShare::new),
             only_updated: config.only_updated(),
             form: config.form().map_err(|problem| vec![problem])?,
+            changed_column: config.changed_column.as_deref().map(Into::into),
             selections: config.selections(),
             projections,
         })
@@ -219,10 +221,11 @@ impl Share {
     }
 
     /// The columns one of its [tables](Share::tables) must have for this share: those of conditions, the one that names
-    /// the class, those selected and those it says something of; some may come twice.
+    /// the class, that of the last change, those selected and those it says something of; some may come twice.
     pub fn columns_used(&self, table: &str) -> impl Iterator<Item = &str> {
         let hidden = self.classes.hidden_in(table);
-        let selected = self.selections.iter().flatten().flatten().filter(|column| !hidden.contains(column));
+        let selected = self.selections.iter().flatten().flatten().chain(&self.changed_column);
+        let selected = selected.filter(|column| !hidden.contains(column));
         let formed = self.minded.iter().flat_map(Minded::columns).chain(self.form.columns());
         let formed = formed.filter(|column| !hidden.iter().any(|one| **one == **column));
         let named = self.classes.column().into_iter().chain(selected.map(AsRef::as_ref)).chain(formed);

@@ -176,6 +176,14 @@ pub trait Source: Send + Sized {
     /// Where the source is. Only the source looks inside.
     type Position: Clone + fmt::Debug + Send + Sync + 'static;
 
+    /// What people call it, before its name.
+    const WHAT: &'static str = "source";
+
+    /// Ends when the source is about to report something; the broker is not connected to before.
+    fn needed(&self) -> impl Future<Output = ()> + Send + 'static {
+        std::future::ready(())
+    }
+
     /// Waits for changes and returns them in order; connects first if it has to.
     ///
     /// Cancel-safe: a dropped call loses nothing, the next one reports the same changes. May return empty at any time, with

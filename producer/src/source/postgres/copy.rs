@@ -15,7 +15,7 @@ use tokio_postgres::{Client, CopyOutStream};
 use uuid::Uuid;
 
 use super::connect::Settings;
-use super::table::Job;
+use super::table::{Job, Table};
 use super::values::{Kind, identifier, literal};
 use super::wait;
 use crate::source::{Change, Session, SourceError};
@@ -25,10 +25,7 @@ pub(super) struct Copy {
     /// What is copied, for whom.
     pub(super) job: Job,
     settings: Arc<Settings>,
-    columns: Columns,
-    kinds: Vec<Kind>,
-    key: Columns,
-    key_places: Vec<usize>,
+    form: Form,
     version: Version,
     at: Timestamp,
     rows: Pin<Box<CopyOutStream>>,
@@ -40,46 +37,105 @@ pub(super) struct Copy {
 pub(super) async fn open(settings: Arc<Settings>, mut job: Job, epoch: u32) -> Result<Copy, SourceError> {
     let doing = "beginning a copy";
     let table = Arc::clone(&job.table);
-    let mut replication = settings.replication(0).await?;
-    let (point, snapshot) = wait::for_slot(&settings, export_snapshot(&settings, &mut replication)).await?;
-    job.copied_to = point.as_u64();
-    let sql = settings.sql().await?;
-    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT";
-    let begun = sql.batch_execute(&format!("{begin} {}", literal(&snapshot))).await;
-    begun.map_err(|error| settings.failed(doing, &error))?;
-    // The snapshot is held by the transaction now; the temporary slot ends with its connection.
-    drop(replication);
-
-    let now = sql.query_one("SELECT (extract(epoch FROM now()) * 1000000)::int8", &[]).await;
-    let now: i64 = now.map_err(|error| settings.failed(doing, &error))?.get(0);
-    let at = Timestamp::from_microsecond(now)
-        .map_err(|_| SourceError::Protocol { problem: "the server's clock is out of range".to_owned() })?;
-    let query = "SELECT attname::text, atttypid FROM pg_attribute
-        WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum";
-    let attributes = sql.query(query, &[&table.oid]).await.map_err(|error| settings.failed(doing, &error))?;
-    let columns = Columns::new(attributes.iter().map(|row| row.get::<_, String>(0)));
-    let kinds = attributes.iter().map(|row| Kind::of(row.get(1))).collect();
-    let key_places = table.key.iter().map(|name| columns.position(name)).collect::<Option<Vec<_>>>();
-    let key_places = key_places.ok_or_else(|| SourceError::Protocol {
-        problem: format!("the key of {} changed during its copy", table.name),
-    })?;
-
-    let names: Vec<_> = columns.iter().map(identifier).collect();
-    let statement = format!("COPY (SELECT {} FROM {}) TO STDOUT", names.join(", "), table.own_rows());
+    let snapshot = take_snapshot(&settings).await?;
+    job.copied_to = snapshot.point;
+    let sql = snapshot.enter(&settings).await?;
+    let version = Version::new(epoch, snapshot.point, 0);
+    // The snapshot is held by the transaction now.
+    drop(snapshot);
+    let at = now(&settings, &sql).await?;
+    let form = Form::read(&settings, &sql, &table).await?;
+    let statement = format!("COPY (SELECT {} FROM {}) TO STDOUT", form.list(), table.own_rows());
     let rows = sql.copy_out(&statement).await.map_err(|error| settings.failed(doing, &error))?;
     tracing::info!(source = settings.source, table = &*table.name, "copying the rows that are there");
-    Ok(Copy {
-        key: Columns::new(key_places.iter().filter_map(|&place| columns.name(place))),
-        version: Version::new(epoch, point.as_u64(), 0),
-        rows: Box::pin(rows),
-        _sql: sql,
-        job,
-        settings,
-        columns,
-        kinds,
-        key_places,
-        at,
-    })
+    Ok(Copy { version, rows: Box::pin(rows), _sql: sql, job, settings, form, at })
+}
+
+/// What was committed at one place of the log. Transactions enter it as long as this is kept.
+pub(super) struct Snapshot {
+    /// The place: what comes later is in the stream.
+    pub(super) point: u64,
+    name: String,
+    /// Its temporary slot ends with this connection.
+    _replication: ReplicationClient,
+}
+
+/// Takes a snapshot; waits for the transactions that are open now.
+pub(super) async fn take_snapshot(settings: &Settings) -> Result<Snapshot, SourceError> {
+    let mut replication = settings.replication(0).await?;
+    let (point, name) = wait::for_slot(settings, export_snapshot(settings, &mut replication)).await?;
+    Ok(Snapshot { point: point.as_u64(), name, _replication: replication })
+}
+
+impl Snapshot {
+    /// A connection whose transaction sees the snapshot.
+    pub(super) async fn enter(&self, settings: &Settings) -> Result<Client, SourceError> {
+        let sql = settings.sql().await?;
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT";
+        let begun = sql.batch_execute(&format!("{begin} {}", literal(&self.name))).await;
+        begun.map_err(|error| settings.failed("entering a snapshot", &error))?;
+        Ok(sql)
+    }
+}
+
+/// The server's time of a transaction's begin.
+pub(super) async fn now(settings: &Settings, sql: &Client) -> Result<Timestamp, SourceError> {
+    let now = sql.query_one("SELECT (extract(epoch FROM now()) * 1000000)::int8", &[]).await;
+    let now: i64 = now.map_err(|error| settings.failed("asking for the time", &error))?.get(0);
+    Timestamp::from_microsecond(now)
+        .map_err(|_| SourceError::Protocol { problem: "the server's clock is out of range".to_owned() })
+}
+
+/// How the rows of a table are read.
+pub(super) struct Form {
+    pub(super) columns: Columns,
+    kinds: Vec<Kind>,
+    key: Columns,
+    key_places: Vec<usize>,
+}
+
+impl Form {
+    pub(super) async fn read(settings: &Settings, sql: &Client, table: &Table) -> Result<Self, SourceError> {
+        let query = "SELECT attname::text, atttypid FROM pg_attribute
+            WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum";
+        let attributes = sql.query(query, &[&table.oid]).await;
+        let attributes = attributes.map_err(|error| settings.failed("reading the table's columns", &error))?;
+        let columns = Columns::new(attributes.iter().map(|row| row.get::<_, String>(0)));
+        let kinds = attributes.iter().map(|row| Kind::of(row.get(1))).collect();
+        let key_places = table.key.iter().map(|name| columns.position(name)).collect::<Option<Vec<_>>>();
+        let key_places = key_places.ok_or_else(|| SourceError::Protocol {
+            problem: format!("the key of {} changed while it was read", table.name),
+        })?;
+        let key = Columns::new(key_places.iter().filter_map(|&place| columns.name(place)));
+        Ok(Self { columns, kinds, key, key_places })
+    }
+
+    /// The columns as a list in SQL.
+    pub(super) fn list(&self) -> String {
+        let names: Vec<_> = self.columns.iter().map(identifier).collect();
+        names.join(", ")
+    }
+
+    /// The key of a row.
+    pub(super) fn key(&self, row: &Row) -> Row {
+        row.select(self.key.clone(), &self.key_places)
+    }
+
+    /// Reads a line of COPY's text format.
+    pub(super) fn row(&self, line: &[u8]) -> Option<Row> {
+        let line = str::from_utf8(line.strip_suffix(b"\n")?).ok()?;
+        let mut row = Row::builder(self.columns.clone()).with_room(line.len());
+        let mut kinds = self.kinds.iter();
+        for cell in line.split('\t') {
+            match (cell, kinds.next()) {
+                ("\\N", Some(_)) => row.push(Value::Null),
+                (cell, Some(kind)) if cell.contains('\\') => kind.push(&mut row, &unescape(cell)?)?,
+                (cell, Some(kind)) => kind.push(&mut row, cell)?,
+                (_, None) => return None,
+            }
+        }
+        kinds.next().is_none().then(|| row.finish())
+    }
 }
 
 async fn export_snapshot(
@@ -110,7 +166,7 @@ impl Copy {
             Some(Err(error)) => return Err(self.settings.failed_reading("copying", &error)),
             Some(Ok(line)) => line,
         };
-        let row = self.row(&line).ok_or_else(|| SourceError::Protocol {
+        let row = self.form.row(&line).ok_or_else(|| SourceError::Protocol {
             problem: format!("a copied row of {} does not fit its definition", self.job.table.name),
         })?;
         if self.job.everyone {
@@ -123,7 +179,7 @@ impl Copy {
         Change {
             table: Arc::clone(&self.job.table.name),
             action: Action::Bulk,
-            key: row.select(self.key.clone(), &self.key_places),
+            key: self.form.key(&row),
             before: None,
             after: Some(row),
             version: self.version,
@@ -133,26 +189,10 @@ impl Copy {
             only_share,
         }
     }
-
-    /// Reads a line of COPY's text format.
-    fn row(&self, line: &[u8]) -> Option<Row> {
-        let line = str::from_utf8(line.strip_suffix(b"\n")?).ok()?;
-        let mut row = Row::builder(self.columns.clone()).with_room(line.len());
-        let mut kinds = self.kinds.iter();
-        for cell in line.split('\t') {
-            match (cell, kinds.next()) {
-                ("\\N", Some(_)) => row.push(Value::Null),
-                (cell, Some(kind)) if cell.contains('\\') => kind.push(&mut row, &unescape(cell)?)?,
-                (cell, Some(kind)) => kind.push(&mut row, cell)?,
-                (_, None) => return None,
-            }
-        }
-        kinds.next().is_none().then(|| row.finish())
-    }
 }
 
 /// Undoes the backslash sequences of COPY's text format.
-fn unescape(cell: &str) -> Option<String> {
+pub(super) fn unescape(cell: &str) -> Option<String> {
     let mut plain = String::with_capacity(cell.len());
     let mut letters = cell.chars();
     while let Some(letter) = letters.next() {

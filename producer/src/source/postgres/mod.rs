@@ -22,6 +22,7 @@ mod repair;
 mod setup;
 mod shape;
 mod state;
+mod stock;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -36,7 +37,9 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
 pub use config::PostgresSourceConfig;
+pub use stock::{Parts, PostgresStock};
 use syncline_shared::record::Version;
+use tokio::sync::watch;
 
 use self::connect::Settings;
 use self::live::Live;
@@ -75,6 +78,8 @@ pub struct PostgresSource {
     retained: Option<Retained>,
     /// Whether it was told that the server keeps too much.
     keeps_too_much: bool,
+    /// The log's epoch while the stream is read, for bulk shares beside it.
+    epoch: watch::Sender<Option<u32>>,
 }
 
 impl fmt::Debug for PostgresSource {
@@ -97,6 +102,7 @@ impl PostgresSource {
             last_lag_bytes: None,
             retained: None,
             keeps_too_much: false,
+            epoch: watch::Sender::new(None),
         }
     }
 
@@ -173,7 +179,11 @@ impl PostgresSource {
         let live = loop {
             match &mut self.stage {
                 Stage::Live(live) => break live,
-                Stage::Connecting(connecting) => self.stage = Stage::Live(connecting.await?),
+                Stage::Connecting(connecting) => {
+                    let live = connecting.await?;
+                    self.epoch.send_replace(Some(live.epoch()));
+                    self.stage = Stage::Live(live);
+                }
                 Stage::Apart => {
                     let copies = self.committed.map_or(0, |position| position.copies);
                     let safe = self.reported.iter().filter(|(number, _)| *number <= copies);
@@ -203,6 +213,7 @@ impl Source for PostgresSource {
         if polled.is_err() {
             self.last_lag_bytes = self.lag_bytes();
             self.stage = Stage::Apart;
+            self.epoch.send_replace(None);
             // A copy that is not safe yet is made again, under a number of its own: positions to come say nothing of this one.
             let safe = self.committed.map_or(0, |position| position.copies);
             self.reported.retain(|(number, _)| *number <= safe);

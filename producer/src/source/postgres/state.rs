@@ -103,9 +103,9 @@ impl State {
         Ok(row.get(0))
     }
 
-    /// Reads the source's rows.
+    /// Reads the source's rows, but for the notes of bulk shares.
     pub(super) async fn read(settings: &Settings, sql: &Client) -> Result<Self, SourceError> {
-        let query = "SELECT key, value::text FROM syncline.state WHERE source = $1";
+        let query = "SELECT key, value::text FROM syncline.state WHERE source = $1 AND key NOT LIKE 'bulk:%'";
         let rows = sql.query(query, &[&settings.source]).await;
         let rows = rows.map_err(|error| settings.failed("reading the state", &error))?;
         Ok(Self { rows: rows.iter().map(|row| (row.get(0), row.get(1))).collect() })

@@ -20,6 +20,7 @@ mod find;
 mod log;
 mod row;
 mod setup;
+mod stock;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -30,7 +31,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use syncline_shared::config::FieldProblem;
+use tokio::sync::watch;
 use tracing::warn;
+
+pub use self::stock::{Pages, SqliteStock};
 
 use self::error::Fault;
 use self::file::{At, Opened, check, step};
@@ -93,6 +97,8 @@ pub struct SqliteSource {
     opened: Arc<Mutex<Option<Opened>>>,
     at: Option<At>,
     committed: Option<SqlitePosition>,
+    /// Whether the file is being read, for bulk shares beside it.
+    live: watch::Sender<bool>,
 }
 
 struct Settings {
@@ -112,7 +118,7 @@ impl SqliteSource {
     #[must_use]
     pub fn new(name: &str, config: SqliteSourceConfig, watched: Vec<WatchedTable>) -> Self {
         let settings = Arc::new(Settings { name: name.to_owned(), config, watched });
-        Self { settings, opened: Arc::default(), at: None, committed: None }
+        Self { settings, opened: Arc::default(), at: None, committed: None, live: watch::Sender::new(false) }
     }
 
     /// Reaches the file and looks at the watched tables, without changing anything.
@@ -152,9 +158,11 @@ impl Source for SqliteSource {
                 Ok(step) => step,
                 Err(error) => {
                     self.at = None;
+                    self.live.send_replace(false);
                     return Err(error);
                 }
             };
+            self.live.send_if_modified(|live| !std::mem::replace(live, true));
             let position = step.at.position;
             let before = self.at.replace(step.at);
             if !step.changes.is_empty() || before.is_some_and(|before| before.position != position) {

@@ -42,7 +42,7 @@ fn shortest(real: &str) -> Option<String> {
     Some(format!("{number:?}"))
 }
 
-fn bytes(hex: &str) -> Option<Vec<u8>> {
+pub(super) fn bytes(hex: &str) -> Option<Vec<u8>> {
     let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     hex.as_bytes().chunks(2).map(pair).collect()
 }
