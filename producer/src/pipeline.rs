@@ -53,6 +53,7 @@ pub fn start<S: Source + 'static, B: Broker>(
         metrics.clone(),
         health.part(format!("queue of {} {name}", S::WHAT)),
     );
+    let publisher = if S::IN_BACKGROUND { publisher.in_background() } else { publisher };
     let (needed, mut stop, publishing) = (source.needed(), tasks.stop(), tasks.stop());
     tasks.spawn("publisher", async move {
         match stop.or(needed).await {

@@ -179,6 +179,8 @@ pub(crate) struct Window<B: Broker> {
     in_flight: VecDeque<InFlight>,
     /// Plaintext bytes in all three lists.
     bytes: usize,
+    /// Batches being sealed at once.
+    seals_ahead: usize,
     metrics: Metrics,
     part: Part,
 }
@@ -203,9 +205,16 @@ impl<B: Broker> Window<B> {
             unsent: VecDeque::new(),
             in_flight: VecDeque::new(),
             bytes: 0,
+            seals_ahead: std::thread::available_parallelism().map_or(2, std::num::NonZero::get) * 2,
             metrics,
             part,
         }
+    }
+
+    /// The same for what has no hurry: it leaves the threads that seal to others.
+    pub(crate) const fn in_background(mut self) -> Self {
+        self.seals_ahead = 1;
+        self
     }
 
     /// Publishes jobs until their sender is gone and everything is confirmed; the tickets of confirmed batches go to
@@ -217,7 +226,6 @@ impl<B: Broker> Window<B> {
         mut stop: Stop,
     ) -> Result<(), Infallible> {
         let reconnects = self.metrics.reconnects("queue");
-        let seal_ahead = std::thread::available_parallelism().map_or(2, std::num::NonZero::get) * 2;
         let mut backoff = Backoff::default();
         let mut open = true;
         // Connects at once, so that a broker out of reach shows before the first change.
@@ -237,7 +245,7 @@ impl<B: Broker> Window<B> {
                 return Ok(());
             }
             let room = self.unsent.len() + self.in_flight.len() < self.config.window_messages && !self.held;
-            let takes = open && self.sealing.len() < seal_ahead && self.bytes < self.config.window_bytes_max;
+            let takes = open && self.sealing.len() < self.seals_ahead && self.bytes < self.config.window_bytes_max;
             failed = tokio::select! {
                 biased;
                 confirmed = next_confirm(&mut self.in_flight) => match confirmed {

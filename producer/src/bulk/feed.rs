@@ -117,6 +117,7 @@ impl<K: Stock> Source for Feed<K> {
     type Position = Place;
 
     const WHAT: &'static str = "bulk shares of source";
+    const IN_BACKGROUND: bool = true;
 
     fn needed(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut wanted = self.wanted.clone();

@@ -15,8 +15,8 @@ use super::throttle::Throttle;
 use crate::share::{Decision, Share};
 use crate::source::{Change, SourceError};
 
-/// Rows handed on at once: few enough that neither side waits for the other.
-pub(super) const ROWS_MAX: usize = 500;
+/// Rows handed on at once: few, so that a change of the stream never waits for long until it is its turn.
+const ROWS_MAX: usize = 100;
 
 /// How a bulk share that runs is stopped.
 #[derive(Clone, Copy, Debug)]

@@ -179,6 +179,9 @@ pub trait Source: Send + Sized {
     /// What people call it, before its name.
     const WHAT: &'static str = "source";
 
+    /// Whether what it reports has no hurry, so that others go first.
+    const IN_BACKGROUND: bool = false;
+
     /// Ends when the source is about to report something; the broker is not connected to before.
     fn needed(&self) -> impl Future<Output = ()> + Send + 'static {
         std::future::ready(())

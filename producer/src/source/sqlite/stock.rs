@@ -22,7 +22,7 @@ use crate::bulk::{Bite, Key, Opened, Range, Rows, Stock, Want, When};
 use crate::source::SourceError;
 
 /// Bytes of rows handed on at once, about.
-const BYTES_MAX: usize = 256 * 1024;
+const BYTES_MAX: usize = 64 * 1024;
 
 /// A SQLite source as bulk shares see it.
 #[derive(Clone)]

@@ -18,7 +18,7 @@ const ROWS_MIN: u64 = 20_000;
 const SAMPLE_ROWS: u64 = 20_000;
 
 /// Up to here rows are counted, above that the server's estimate does.
-const COUNTED_MAX: u64 = 100_000;
+const COUNTED_MAX: u64 = 1_000_000;
 
 /// The key's columns as its index has them, which is the order the server can read them in.
 pub(super) async fn key_in_order(settings: &Settings, sql: &Client, table: &Table) -> Result<Vec<String>, SourceError> {

@@ -17,7 +17,7 @@ use crate::bulk::{Bite, Key, Range};
 use crate::source::{Change, Session, SourceError};
 
 /// Bytes of rows handed on at once, about.
-const BYTES_MAX: usize = 256 * 1024;
+const BYTES_MAX: usize = 64 * 1024;
 
 /// What all connections read.
 pub(super) struct Reading {
