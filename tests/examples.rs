@@ -150,3 +150,28 @@ async fn the_rules_of_a_share_are_shown_by_an_example() {
     eventually("the class changed", 2, stored).await;
     assert!(up.stop().success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bulk_shares_are_sent_by_hand_and_by_schedules() {
+    let (folder, (desk, crm)) = (Folder::create(), databases().await);
+    let text = std::fs::read_to_string(format!("{ROOT}/config/bulk-shares.toml")).unwrap();
+    let text = own_slot(&text, &desk);
+    let config = folder.write("syncline.toml", &format!("{text}\n[producer]\nhttp = \"127.0.0.1:0\"\n"));
+    let env = env(&folder, &desk, &crm, None);
+    let mut up = Service::start_with(folder.path(), "up", &config, &env);
+    let bulk = Command::new(env!("CARGO_BIN_EXE_syncline"))
+        .args(["bulk-share", "--wait", "--group", "everything", "--config"])
+        .arg(&config)
+        .envs(env)
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&bulk.stdout);
+    assert!(bulk.status.success() && told.contains("users: finished, 200 rows"), "{told}");
+    assert!(told.contains("incidents: finished, 1000 rows"), "{told}");
+    eventually("what fits the filters", (600, 200), async || {
+        (crm.count("SELECT count(*) FROM support_case").await, crm.count("SELECT count(*) FROM contact").await)
+    })
+    .await;
+    assert!(up.stop().success());
+}
