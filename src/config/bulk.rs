@@ -73,3 +73,87 @@ impl Config {
         Ok(BulkShares { source: source.to_owned(), config: self.producer.bulk, shares, schedules })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Role;
+
+    const BASE: &str = r#"
+[queue]
+type = "embedded"
+path = "queue.db"
+[shared_queue.crm]
+[source.desk]
+type = "sqlite"
+path = "desk.db"
+[source.hub]
+type = "sqlite"
+path = "hub.db"
+[share.users]
+source = "desk"
+table = "sys_user"
+queue = "crm"
+cipher = "Base64"
+interactive_only = false
+[share.incidents]
+source = "desk"
+table = "incident"
+queue = "crm"
+cipher = "Base64"
+interactive_only = false
+changed_column = "sys_updated_on"
+[share.parts]
+source = "hub"
+table = "part"
+queue = "crm"
+cipher = "Base64"
+interactive_only = false
+"#;
+
+    fn read(more: &str) -> Result<Config, Vec<String>> {
+        let text = format!("{BASE}{more}");
+        let document = Document::parse("syncline.toml", &text, &|_| None);
+        Config::take(document, Role::Producer).map_err(|problems| {
+            let lines = BASE.matches('\n').count();
+            let list = problems.list.into_iter();
+            list.map(|one| format!("{} {}: {}", one.line.unwrap() - lines, one.path, one.text)).collect()
+        })
+    }
+
+    #[test]
+    fn groups_and_schedules_come_to_what_each_source_is_asked_for() {
+        let more = "[bulk_group.all]\nshares = [\"users\", \"incidents\"]\nparallel = 2\n\
+            [schedule.weekly]\ngroup = \"all\"\ncron = \"0 2 * * SUN\"\n\
+            [schedule.parts]\nshare = \"parts\"\nevery = \"1h\"\n";
+        let config = read(more).unwrap();
+        let desk = config.bulk_shares("desk").unwrap();
+        assert_eq!(desk.shares.keys().collect::<Vec<_>>(), ["incidents", "users"]);
+        assert_eq!(desk.shares["incidents"].columns, ["sys_updated_on"]);
+        let weekly = &desk.schedules["weekly"];
+        assert_eq!(
+            (weekly.shares.as_slice(), &weekly.group),
+            (["users", "incidents"].map(str::to_owned).as_slice(), &Some(("all".to_owned(), 2)))
+        );
+        assert!(!desk.schedules.contains_key("parts"));
+        assert!(config.bulk_shares("hub").unwrap().schedules.contains_key("parts"));
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_told_with_its_line_and_what_is_accepted() {
+        let more = "[bulk_group.mixed]\nshares = [\"users\", \"parts\", \"nobody\"]\n\
+            [schedule.nightly]\ngroup = \"none\"\ncron = \"0 25 * * *\"\n\
+            [schedule.sync_up]\nshare = \"users\"\nevery = \"15m\"\nchanged_only = true\n\
+            [producer.bulk]\nconnections = 0\n";
+        let expected = [
+            "2 bulk_group.mixed.shares: there is no [share.nobody]; accepted: incidents, parts, users",
+            "2 bulk_group.mixed.shares: users is of source desk and parts of source hub; a group has shares of one source",
+            "4 schedule.nightly.group: there is no [bulk_group.none]; accepted: mixed",
+            "5 schedule.nightly.cron: \"0 25 * * *\" is no such time; minute, hour, day of month, month, day of week, maybe a \
+             time zone: 0 2 * * MON-FRI Europe/Berlin",
+            "9 schedule.sync_up.changed_only: needs changed_column = \"..\" in [share.users]",
+            "11 producer.bulk.connections: 0 is out of range; 1 to 16",
+        ];
+        assert_eq!(read(more).unwrap_err(), expected);
+    }
+}

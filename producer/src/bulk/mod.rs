@@ -6,14 +6,20 @@
 //! from there after a stop or a crash, with a new snapshot and newer versions. Knows no particular source ([`Stock`]).
 
 mod config;
+#[cfg(test)]
+pub(crate) mod contract;
 mod feed;
 mod keeper;
 mod ledger;
+#[cfg(test)]
+mod memory;
 mod order;
 mod plan;
 mod run;
 mod schedule;
 mod stock;
+#[cfg(test)]
+mod tests;
 mod throttle;
 
 pub use config::{BulkConfig, GroupConfig, Schedule, ScheduleConfig};

@@ -119,31 +119,23 @@ impl Stock for PostgresStock {
     }
 
     async fn put(&self, key: &str, json: &str, when: When) -> Result<bool, SourceError> {
-        if when == When::Always {
-            State::ensure(&self.settings, &*self.sql().await?).await?;
-        }
+        State::ensure(&self.settings, &*self.sql().await?).await?;
         let (source, key) = (&self.settings.source, format!("bulk:{key}"));
-        let condition = match when {
+        let doing = "writing a note of bulk shares";
+        let runner = match when {
             When::Always => {
-                "INSERT INTO syncline.state (source, key, value) VALUES ($1, $2, $3::text::jsonb)
-                 ON CONFLICT (source, key) DO UPDATE SET value = excluded.value"
+                let upsert = "INSERT INTO syncline.state (source, key, value) VALUES ($1, $2, $3::text::jsonb)
+                    ON CONFLICT (source, key) DO UPDATE SET value = excluded.value";
+                let put = async |sql: &Client| sql.execute(upsert, &[source, &key, &json]).await;
+                return self.ask(doing, put).await.map(|_| true);
             }
-            When::There | When::RunBy(_) => {
-                "UPDATE syncline.state SET value = $3::text::jsonb
-                  WHERE source = $1 AND key = $2 AND ($4::text IS NULL OR value->>'runner' = $4)"
-            }
+            When::There => None,
+            When::RunBy(runner) => Some(runner.to_string()),
         };
-        let written = match when {
-            When::Always => {
-                let put = async |sql: &Client| sql.execute(condition, &[source, &key, &json]).await;
-                self.ask("writing a note of bulk shares", put).await?
-            }
-            When::There | When::RunBy(_) => {
-                let runner = if let When::RunBy(runner) = when { Some(runner.to_string()) } else { None };
-                let put = async |sql: &Client| sql.execute(condition, &[source, &key, &json, &runner]).await;
-                self.ask("writing a note of bulk shares", put).await?
-            }
-        };
+        let update = "UPDATE syncline.state SET value = $3::text::jsonb
+            WHERE source = $1 AND key = $2 AND ($4::text IS NULL OR value->>'runner' = $4)";
+        let put = async |sql: &Client| sql.execute(update, &[source, &key, &json, &runner]).await;
+        let written = self.ask(doing, put).await?;
         Ok(written > 0)
     }
 

@@ -7,9 +7,11 @@ use syncline_shared::record::{Action, Value, Version};
 use tokio_postgres::{Client, NoTls};
 
 use super::{PostgresSource, PostgresSourceConfig};
+use crate::bulk::Stock as _;
 use crate::source::contract::{self, LIMIT, Stand, read, summary};
 use crate::source::{Change, OnTruncate, PollLimit, Session, SessionRule, Source as _, SourceError, WatchedTable};
 
+mod bulk;
 mod changes;
 mod copies;
 mod definitions;

@@ -85,7 +85,7 @@ impl Stock for SqliteStock {
     async fn put(&self, key: &str, json: &str, when: When) -> Result<bool, SourceError> {
         let (key, json) = (key.to_owned(), json.to_owned());
         self.with(move |connection| {
-            if when == When::Always && !has_notes(connection)? {
+            if !has_notes(connection)? {
                 let create = "CREATE TABLE IF NOT EXISTS _syncline_bulk (key TEXT PRIMARY KEY, value TEXT)";
                 connection.execute(create, [])?;
             }
