@@ -129,7 +129,7 @@ interactive_only = false
         let config = read(more).unwrap();
         let desk = config.bulk_shares("desk").unwrap();
         assert_eq!(desk.shares.keys().collect::<Vec<_>>(), ["incidents", "users"]);
-        assert_eq!(desk.shares["incidents"].columns, ["sys_updated_on"]);
+        assert_eq!(desk.shares["incidents"].tables, [("incident".into(), vec!["sys_updated_on".to_owned()])]);
         let weekly = &desk.schedules["weekly"];
         assert_eq!(
             (weekly.shares.as_slice(), &weekly.group),

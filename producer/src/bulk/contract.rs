@@ -60,7 +60,8 @@ pub(crate) async fn read<K: Stock>(stock: &K, want: Want, count: usize) -> Read 
         }
         let range = &mut read.ranges[bite.range];
         assert!(!range.done, "more of a part that is done");
-        *range = Range { after: bite.after.or_else(|| range.after.take()), done: bite.done, upto: range.upto.take() };
+        range.after = bite.after.or_else(|| range.after.take());
+        range.done = bite.done;
     }
     read
 }

@@ -24,8 +24,12 @@ fn bench(stock: &MemoryStock) -> Bench {
     let (news, read) = mpsc::channel(NEWS);
     let (wanted, board) = (watch::Sender::new(false), SharedBoard::default());
     let feed = Feed::new(stock.clone(), read, board.clone(), wanted.subscribe());
-    let share = |table: &str| BulkShare { table: table.into(), columns: Vec::new(), changed_column: None };
-    let shares = [("a", "item"), ("b", "other")].map(|(name, table)| (name.to_owned(), share(table)));
+    let share = |tables: &[&str]| BulkShare {
+        tables: tables.iter().map(|&table| (table.into(), Vec::new())).collect(),
+        changed_column: None,
+    };
+    let shares = [("a", share(&["item"])), ("both", share(&["item", "other"]))];
+    let shares = shares.map(|(name, share)| (name.to_owned(), share));
     let bulk = BulkShares { source: "desk".to_owned(), shares: shares.into(), ..BulkShares::default() };
     let health = Health::new(&Registry::new(), "producer").expect("a fresh registry");
     let keeper = Keeper::new(stock.clone(), bulk, news, board, wanted, health);
@@ -51,6 +55,16 @@ fn order(share: &str) -> Order {
 impl Bench {
     async fn poll(&mut self) -> Polled<Place> {
         timeout(Duration::from_secs(60), self.feed.poll(LIMIT)).await.expect("news").expect("a feed never fails")
+    }
+
+    /// The next portion of rows.
+    async fn poll_rows(&mut self) -> Polled<Place> {
+        loop {
+            let polled = self.poll().await;
+            if !polled.changes.is_empty() {
+                return polled;
+            }
+        }
     }
 
     /// Polls until so many rows were read; the keys, and the place after them.
@@ -147,4 +161,22 @@ async fn a_cancelled_one_ends_once_what_was_read_is_safe() {
     };
     bench.feed.commit(&last).await.expect("committed");
     bench.noted(id, |run| run.phase == Phase::Cancelled && run.rows >= 100).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_tables_of_a_share_are_read_and_gone_on_with_where_it_was() {
+    let stock = MemoryStock::of(300);
+    let (id, mut first) = (Uuid::now_v7(), bench(&stock));
+    put_order(&stock, id, &order("both")).await.expect("asked for");
+    let (_, safe) = first.rows(400).await;
+    first.feed.commit(&safe).await.expect("committed");
+    first.noted(id, |run| run.rows == 400 && run.rows_total == Some(600)).await;
+    drop(first);
+    let mut second = bench(&stock);
+    let Polled { changes, .. } = second.poll_rows().await;
+    assert_eq!((&*changes[0].table, contract::key(&changes[0]).as_str()), ("other", "101"));
+    let (_, _) = second.rows(100).await;
+    let end = second.poll().await.position.expect("its end");
+    second.feed.commit(&end).await.expect("committed");
+    second.noted(id, |run| run.phase == Phase::Finished && run.rows == 600).await;
 }
