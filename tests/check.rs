@@ -30,6 +30,9 @@ fn rules_that_cannot_be_meant_are_told_with_their_lines() {
             "[[share.routes.route]]\nwhen = \"a=1\"\nqueue = \"nowhere\"\n[[share.routes.route]]\nwhen = \"a=1^\"\nkey = \"lost\"",
         ),
         ("odd", "desk", "t6", "routes = \"some\""),
+        ("script", "desk", "t7", "before_share = '''\nignore = true;\nvar broken = ;\n'''\nscript_ms_max = 0"),
+        ("part", "desk", "t9", "columns = \"changed\""),
+        ("masks", "desk", "t8", "mask = { a = \"hash\" }\nshare_on = [\"a\"]\nignore = [\"b\"]"),
     ]);
     let config = format!("{}{}{tables}{rules}", embedded(&folder), common(&folder));
     let line = |text: &str| config.lines().position(|line| line == text).unwrap() + 1;
@@ -57,6 +60,11 @@ fn rules_that_cannot_be_meant_are_told_with_their_lines() {
         ("share.routes.route.2.when", line("when = \"a=1^\""), "at character 5"),
         ("share.routes.route.2.key", line("key = \"lost\""), "there is no usable [key.\"lost\"]"),
         ("share.odd.routes", line("routes = \"some\""), "unknown variant `some`, expected `first` or `all`"),
+        ("share.script.before_share", line("var broken = ;"), "column 14: is no JavaScript: unexpected token"),
+        ("share.script.script_ms_max", line("script_ms_max = 0"), "0 is out of range; 1 to 10000"),
+        ("share.part.columns", line("columns = \"changed\""), "expected a list of columns, or \"updated\""),
+        ("share.masks.mask", line("mask = { a = \"hash\" }"), "hash needs a secret"),
+        ("share.masks.ignore", line("ignore = [\"b\"]"), "stands beside share_on"),
     ] {
         let start = format!("syncline.toml:{line}: {key}: ");
         let found = told.lines().find(|told| told.starts_with(&start)).unwrap_or_else(|| panic!("{start}\n{told}"));

@@ -175,3 +175,27 @@ async fn bulk_shares_are_sent_by_hand_and_by_schedules() {
     .await;
     assert!(up.stop().success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_are_masked_and_leave_in_part_and_a_script_changes_them() {
+    let (folder, (desk, crm)) = (Folder::create(), databases().await);
+    desk.run("ALTER TABLE incident REPLICA IDENTITY FULL; ALTER TABLE sys_user REPLICA IDENTITY FULL").await;
+    let text = std::fs::read_to_string(format!("{ROOT}/config/columns.toml")).unwrap();
+    let text = own_slot(&text, &desk);
+    let config = folder.write("syncline.toml", &format!("{text}\n[producer]\nhttp = \"127.0.0.1:0\"\n"));
+    let mut up = Service::start_with(folder.path(), "up", &config, &env(&folder, &desk, &crm, None));
+    let masked = "SELECT count(*) FROM contact WHERE email ~ '^[0-9a-f]{64}$' AND name LIKE '****%'";
+    eventually("the copy", (1000, 200), async || {
+        (crm.count("SELECT count(*) FROM support_case").await, crm.count(masked).await)
+    })
+    .await;
+    crm.run("UPDATE support_case SET priority = 99 WHERE case_number = 'INC0000001'").await;
+    desk.run("UPDATE incident SET sys_updated_on = now() + interval '1 day' WHERE number = 'INC0000002'").await;
+    desk.run("UPDATE incident SET state = 'resolved' WHERE number = 'INC0000001'").await;
+    eventually("the part", vec!["(\"Solved: Cannot log in\",resolved,99)".to_owned()], async || {
+        crm.rows("SELECT subject, status, priority FROM support_case WHERE case_number = 'INC0000001'").await
+    })
+    .await;
+    assert_eq!(up.metric("syncline_producer_withheld_total", "reason=\"unchanged\",share=\"incidents\""), 1.0);
+    assert!(up.stop().success());
+}
