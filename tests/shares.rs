@@ -83,6 +83,7 @@ fn desk(folder: &Folder, source: &str) {
          columns = [\"number\", \"state\"]\n\
          filter = \"priority<=2^stateCHANGESTO6^ORstate=1^NQnumberSTARTSWITHVIP\"\non_leave = \"ignore\"\n\
          [share.kept]\nsource = \"desk\"\ntable = \"incident\"\nqueue = \"kept\"\nkey = \"3des\"\nfilter = \"priority<=2\"\n\
+         before_share = 'if (current.state == 1) {{ current.state = 5; psp_action = \"insert\"; }} else ignore = true;'\n\
          [share.all]\nsource = \"desk\"\ntable = \"incident\"\nqueue = \"archive\"\ncipher = \"None\"\n",
         embedded(folder),
         common(folder),
@@ -149,7 +150,20 @@ fn tries_of_incidents(folder: &Folder) {
     assert_eq!((&report["decision"], &report["reason"]), (&json!("withheld"), &json!("filter")), "{report}");
     assert_eq!(report["filter"]["groups"][0]["clauses"][0]["terms"][0]["facts"], json!(["priority is 4"]), "{report}");
     let why = told(folder, &["--record", "INC2", "--background"]);
-    assert!(why.contains("✗ session  a job") && why.contains("It does not leave: withheld, background."), "{why}");
+    assert!(
+        why.contains("✗ session  a job")
+            && why.contains("It does not leave (background): the share is for the work of persons"),
+        "{why}"
+    );
+
+    // What the script makes of it.
+    let output = syncline(folder.path(), &["share", "test", "kept", "--record", "INC1"]);
+    let why = text(&output.stdout);
+    for expected in
+        ["✓ script   it leaves as insert", "  as insert of table incident to shared queue kept", "5  from 1"]
+    {
+        assert!(why.contains(expected), "missing: {expected}\n{why}{}", text(&output.stderr));
+    }
 
     // What does not fit any more is deleted where it may have been.
     let output = syncline(folder.path(), &["share", "test", "kept", "--record", "INC2", "--user", "beth"]);
@@ -178,6 +192,10 @@ fn tries_of_incidents(folder: &Folder) {
     }
     let report = tried(folder, &["--before", "resolved.json", "--user", "abel"]);
     assert_eq!((&report["action"], &report["reason"]), (&json!("delete"), &json!("filter")), "{report}");
+
+    let output = syncline(folder.path(), &["share", "test", "kept", "--after", "open.json", "--user", "abel"]);
+    let why = text(&output.stdout);
+    assert!(why.contains("✗ script   it says ignore = true") && why.contains("It does not leave (script): "), "{why}");
 
     for (args, expected) in [
         (["urgent", "--record", "INC3"], "no such record in incident; it was looked for by id, number"),

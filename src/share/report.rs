@@ -127,6 +127,20 @@ impl Report<'_> {
         serde_json::to_string(&whole).unwrap_or_default()
     }
 
+    /// What the script made of the change, where it came to the script.
+    fn script(&self) -> Option<String> {
+        self.share.before_share.as_ref()?;
+        match &self.verdict {
+            Verdict::Fails { .. } => Some("✗ script   it fails".to_owned()),
+            Verdict::Withheld { reason: Withheld::Script } => Some("✗ script   it says ignore = true".to_owned()),
+            Verdict::Withheld { .. } | Verdict::Unfit { .. } => None,
+            Verdict::Leaves => {
+                let action = self.messages(true).last()?.envelope.route().action;
+                Some(format!("✓ script   it leaves as {action}"))
+            }
+        }
+    }
+
     pub(super) fn to_text(&self) -> String {
         let mut text = String::new();
         let (change, share) = (self.change, self.share);
@@ -145,13 +159,12 @@ impl Report<'_> {
         line(&format!("the record {}", pairs(&change.key)));
         self.notes.iter().for_each(|note| line(&format!("note: {note}")));
         line("");
-        let (withheld, action, session) = match self.verdict {
-            Verdict::Withheld { reason } => {
-                let session = matches!(reason, Withheld::Background | Withheld::UnknownSession);
-                (Some(reason), reason != Withheld::Action, !session)
-            }
-            Verdict::Leaves | Verdict::Fails { .. } | Verdict::Unfit { .. } => (None, true, true),
+        let withheld = |reasons: &[Withheld]| match self.verdict {
+            Verdict::Withheld { reason } => reasons.contains(&reason),
+            Verdict::Leaves | Verdict::Fails { .. } | Verdict::Unfit { .. } => false,
         };
+        let action = !withheld(&[Withheld::Action]);
+        let session = !withheld(&[Withheld::Background, Withheld::UnknownSession]);
         let on: Vec<_> = share.on.iter().map(|on| on.action().as_str()).collect();
         line(&format!("{} action   {}; the share is on {}", mark(action), change.action, on.join(", ")));
         if action {
@@ -163,14 +176,15 @@ impl Report<'_> {
             (None, Verdict::Unfit { .. }) => {}
             (None, _) => line("✓ filter   none"),
         }
+        self.script().iter().for_each(|told| line(told));
         line("");
         match &self.verdict {
             Verdict::Leaves if self.filter.as_ref().is_some_and(|filter| filter.verdict == Fits::FitsNot) => {
                 line("It does not fit, and may have left before. The subscribers get:");
             }
             Verdict::Leaves => line("It leaves:"),
-            Verdict::Withheld { .. } => {
-                line(&format!("It does not leave: withheld, {}.", withheld.map_or("", Withheld::as_str)));
+            Verdict::Withheld { reason } => {
+                line(&format!("It does not leave ({}): {}.", reason.as_str(), because(*reason)));
             }
             Verdict::Fails { error, text } => {
                 line(&format!("The script fails on it: {error}."));
@@ -189,6 +203,20 @@ impl Report<'_> {
             line(&format!("Share {} sends it too: {} to shared queue {}.", route.share, route.action, message.queue));
         }
         text
+    }
+}
+
+/// Why a change is withheld, as a sentence goes on.
+const fn because(reason: Withheld) -> &'static str {
+    match reason {
+        Withheld::Action => "the share is not on this action",
+        Withheld::Background => "the share is for the work of persons, and a job made the change",
+        Withheld::UnknownSession => "the share is for the work of persons, and nobody knows who made the change",
+        Withheld::Filter => "the record does not fit the filter",
+        Withheld::Class => "the record is of a class that is not the share's",
+        Withheld::NoRoute => "no route takes the record",
+        Withheld::Unchanged => "the update changes no column the share minds",
+        Withheld::Script => "the script says ignore = true",
     }
 }
 
