@@ -57,7 +57,7 @@ async fn write_until(world: &World, rows: usize, done: impl Future<Output = Outp
 async fn beside_live_changes(world: &World) {
     world.fill("item", ROWS).await;
     let (mut producer, mut consumer) = (world.producer().await, world.service("consumer"));
-    let child = world.spawn(&["items", "--rows-per-second", "20000"]);
+    let child = world.spawn(&["items", "--wait", "--rows-per-second", "20000"]);
     let output = write_until(world, ROWS, ended(child)).await;
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("items: finished, "), "{}", text(&output));
@@ -82,7 +82,7 @@ async fn killed_in_the_middle(world: &World) {
     world.fill("item", ROWS).await;
     let mut producer = world.producer().await;
     let mut consumer = world.service("consumer");
-    let mut child = world.spawn(&["items", "--rows-per-second", "6000"]);
+    let mut child = world.spawn(&["items", "--wait", "--rows-per-second", "6000"]);
     let rows = || world.status().first().and_then(|one| one["rows"].as_u64()).unwrap_or_default();
     eventually_some("some of it is stored", async || (rows() > 6_000).then_some(())).await;
     producer.kill();
@@ -123,13 +123,13 @@ async fn throttled_and_cancelled(world: &World) {
     world.fill("item", 5_000).await;
     let (mut producer, mut consumer) = (world.producer().await, world.service("consumer"));
     let started = Instant::now();
-    let output = world.bulk(&["items", "--rows-per-second", "2500"]);
+    let output = world.bulk(&["items", "--wait", "--rows-per-second", "2500"]);
     let took = started.elapsed();
     assert!(output.status.success(), "{}", text(&output));
     assert!(took >= Duration::from_millis(1_700), "5000 rows at 2500 a second took {took:?}");
     world.in_step("all of it", ITEMS).await;
 
-    let slow = ["items", "--rows-per-second", "50"];
+    let slow = ["items", "--wait", "--rows-per-second", "50"];
     let child = world.spawn(&slow);
     let running = async || world.status().last().and_then(|one| one["rows"].as_u64()).is_some_and(|rows| rows > 0);
     eventually("it runs", true, running).await;
