@@ -48,8 +48,8 @@ impl Fit<'_> {
         unknown.map(tell).collect()
     }
 
-    /// Values a share cannot do without, and that changes of the table do not carry. At run time that stops the source,
-    /// but for a filter that asks what changed: it holds nothing back for what is not known.
+    /// Values a share cannot do without, and that changes of the table do not carry. At run time that stops the source, but
+    /// for what is said of columns: more leaves then than was asked for, and of the same records.
     fn lacking_before(&self, table: &Arc<str>) -> Vec<String> {
         let (name, mend) = (self.share.name(), self.checked.without_before.get(table));
         let mend = mend.filter(|_| self.share.needs_before() || self.share.asks_for_changes());

@@ -60,8 +60,13 @@ impl Share {
     /// Whether a filter of it asks what changed, its script does, or what it says of columns.
     #[must_use]
     pub fn asks_for_changes(&self) -> bool {
+        self.decides_by_changes() || self.minded.is_some() || self.only_updated
+    }
+
+    /// Whether what leaves depends on what changed: without the values before, what nobody meant to share would leave.
+    fn decides_by_changes(&self) -> bool {
         let script_asks = self.script.as_ref().is_some_and(BeforeShare::asks_for_changes);
-        self.conditions().any(Condition::asks_for_changes) || self.minded.is_some() || self.only_updated || script_asks
+        self.conditions().any(Condition::asks_for_changes) || script_asks
     }
 
     /// Whether a record may go elsewhere after a change and still leave.
@@ -74,7 +79,8 @@ impl Share {
     pub fn needs_before(&self) -> bool {
         let deletes = self.delete_on_class_change || self.on.contains(&Action::Delete);
         let sends = self.looks_before() && self.on_leave == OnLeave::Update;
-        sends || self.classes.may_change() && deletes
+        let decides = self.on.contains(&Action::Update) && self.decides_by_changes();
+        decides || sends || self.classes.may_change() && deletes
     }
 
     /// Where a record goes as it is now; at least one way.

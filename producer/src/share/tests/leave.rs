@@ -117,7 +117,7 @@ fn a_filter_that_asks_what_changed_is_not_left() {
     let share = share(json!({"filter": "priorityCHANGESTO1"}));
     assert_eq!(messages(&share, &moved(Some(incident("3")), "1")), one(Action::Update, true));
     assert_eq!(messages(&share, &moved(Some(incident("1")), "1")), [], "nothing changed");
-    assert!(!share.looks_before() && share.asks_for_changes());
+    assert!(!share.looks_before() && share.asks_for_changes() && share.needs_before());
     let asked = config(json!({"filter": "priorityCHANGESTO1", "on_leave": "delete"}));
     let (field, text) = asked.validate().remove(0);
     assert!(field == "on_leave" && text.contains("asks what changed"), "{field}: {text}");
