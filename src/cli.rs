@@ -107,7 +107,7 @@ pub(crate) struct BulkShareArgs {
     /// The share's name in the configuration
     #[arg(required_unless_present_any = ["group", "status", "cancel"], conflicts_with = "group")]
     pub share: Option<String>,
-    /// The shares of this [bulk_group], in their order
+    /// The shares of this `[bulk_group]`, in their order
     #[arg(long, value_name = "NAME")]
     pub group: Option<String>,
     /// Only records that fit this encoded query, and the share's filter

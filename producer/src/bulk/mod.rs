@@ -1,8 +1,8 @@
 //! Bulk shares: the records of a share as they are at one place of the source's log, beside the stream of its changes.
 //!
 //! The story: somebody asks ([`put_order`]), which is noted in the source's state; the producer that reads the source
-//! takes it up ([`keeper`]), reads the table part by part ([`run`]), and what was read goes through a pipeline of its own
-//! ([`feed`]) as changes with the action `bulk`. How far it is, is noted once it is at the broker, so that it goes on
+//! takes it up (`keeper`), reads the table part by part (`run`), and what was read goes through a pipeline of its own
+//! (`feed`) as changes with the action `bulk`. How far it is, is noted once it is at the broker, so that it goes on
 //! from there after a stop or a crash, with a new snapshot and newer versions. Knows no particular source ([`Stock`]).
 
 mod config;
