@@ -116,12 +116,17 @@ impl<B: Broker, T: Target> Partition<B, T> {
         while !stop.is_set() {
             let ended = match stop.or(self.attach()).await {
                 None => break,
-                Some(Ok(subscriber)) => {
+                Some(Ok(mut subscriber)) => {
                     if cured_by_attaching {
                         self.part.works();
                         backoff.reset();
                     }
-                    self.follow(subscriber, &mut stop).await
+                    let ended = self.follow(&mut subscriber, &mut stop).await;
+                    if ended.is_ok() {
+                        // So that what was settled last does not come again.
+                        subscriber.close().await;
+                    }
+                    ended
                 }
                 Some(Err(error)) => Err(error),
             };
@@ -142,14 +147,14 @@ impl<B: Broker, T: Target> Partition<B, T> {
     }
 
     /// Works on one subscription until it ends. Receives and opens the next group while one is applied.
-    async fn follow(&mut self, mut subscriber: B::Subscriber, stop: &mut Stop) -> Result<(), QueueError> {
+    async fn follow(&mut self, subscriber: &mut B::Subscriber, stop: &mut Stop) -> Result<(), QueueError> {
         let (rules, config) = (self.rules, self.config.clone());
         let mut group: VecDeque<Opened> = VecDeque::new();
         let mut backoff = Backoff::default();
         loop {
             let keyring = self.keyring.clone();
             let mut gather_stop = stop.clone();
-            let mut next = pin!(gather(&mut subscriber, &config, &keyring, rules, &mut gather_stop));
+            let mut next = pin!(gather(subscriber, &config, &keyring, rules, &mut gather_stop));
             let mut received = None;
             while received.is_none() {
                 let worked = {

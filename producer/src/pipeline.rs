@@ -148,18 +148,19 @@ impl<S: Source> Reader<S> {
     /// Decides what leaves of a poll's changes and adds it to batches. Scripts take this thread out of those that do I/O.
     fn take(&mut self, polled: Polled<S::Position>, stop: &Stop) -> Result<(), UnfitShare> {
         if self.offers.run_scripts() {
-            tokio::task::block_in_place(|| self.decide(polled, stop))
+            tokio::task::block_in_place(|| self.decide(polled, || stop.is_set()))
         } else {
-            self.decide(polled, stop)
+            self.decide(polled, || false)
         }
     }
 
-    fn decide(&mut self, polled: Polled<S::Position>, stop: &Stop) -> Result<(), UnfitShare> {
+    /// What is decided when it is to end early is sent again after the start: its poll was not decided as a whole.
+    fn decide(&mut self, polled: Polled<S::Position>, ends_early: impl Fn() -> bool) -> Result<(), UnfitShare> {
         // Held open by one until all changes are decided, so that the position cannot move past them before.
         let poll = self.checkpoint.begin(polled.position, 1);
         for change in &polled.changes {
-            // With scripts that run over this may take a while; what is left is read again after the start.
-            if stop.is_set() {
+            // With scripts that run over this may take longer than a shutdown.
+            if ends_early() {
                 return Ok(());
             }
             let records = self.offers.offer(change, poll)?;

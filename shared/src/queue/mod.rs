@@ -182,6 +182,15 @@ pub trait Subscriber: Send {
     /// # Errors
     /// [`QueueError`]; the subscriber is of no use then, attach a new one. Unsettled deliveries come again, in order.
     fn receive(&mut self) -> impl Future<Output = Result<Option<Delivery>, QueueError>> + Send;
+
+    /// Ends the subscription in good order: the broker has taken up what was settled before this resolves. Bounded in time,
+    /// and no more than a courtesy to one that does not answer. Dropping it does the same without waiting.
+    fn close(self) -> impl Future<Output = ()> + Send
+    where
+        Self: Sized,
+    {
+        async move { drop(self) }
+    }
 }
 
 /// How a broker settles one delivery.

@@ -109,6 +109,13 @@ impl Subscriber for RabbitMqSubscriber {
             None => Err(self.server.unreachable("the subscription is closed")),
         }
     }
+
+    async fn close(self) {
+        // The answer comes behind the acks. Consumer and channel go in this order only.
+        let Self { channel, consumer, .. } = self;
+        channel.close().await;
+        drop(consumer);
+    }
 }
 
 struct RabbitMqSettle {
