@@ -108,8 +108,11 @@ impl fmt::Display for Filter {
                 f.write_str(if place == 0 { "" } else { "^" })?;
                 for (place, term) in clause.iter().enumerate() {
                     f.write_str(if place == 0 { "" } else { "^OR" })?;
-                    f.write_str(self.columns.get(term.column).map_or("", AsRef::as_ref))?;
-                    term.test.fmt(f)?;
+                    let column = self.columns.get(term.column).map_or("", AsRef::as_ref);
+                    let test = term.test.to_string();
+                    let symbol =
+                        term::in_symbols(&test).filter(|_| column.ends_with(|end: char| end.is_ascii_uppercase()));
+                    write!(f, "{column}{}", symbol.as_deref().unwrap_or(&test))?;
                 }
             }
         }

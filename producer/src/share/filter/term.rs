@@ -217,6 +217,12 @@ impl fmt::Display for Test {
     }
 }
 
+/// A test whose operator has a symbol besides its word, in symbols: a word behind capitals reads as part of another word.
+pub(super) fn in_symbols(test: &str) -> Option<String> {
+    let symbols = [("NOT LIKE", "!*"), ("LIKE", "*"), ("ENDSWITH", "%")];
+    symbols.iter().find_map(|(word, symbol)| Some(format!("{symbol}{}", test.strip_prefix(word)?)))
+}
+
 impl fmt::Display for Ask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let relative = |letters: &str, unit: Unit, count: i64| {
