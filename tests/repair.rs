@@ -36,8 +36,10 @@ async fn a_lost_slot_pauses_the_source_and_a_rebuild_catches_the_target_up() {
     eventually("the copy, but for the delete", caught_up, async || path.target.rows(all).await).await;
     let left_over = told.lines().find(|line| line.contains("PostgreSQL")).unwrap();
     let left_over = left_over.split("--").next().unwrap().trim().trim_end_matches(';').replace("<table>", "item");
-    let left_over = path.target.rows(&format!("SELECT id FROM ({left_over}) AS left_over")).await;
-    assert_eq!(left_over, ["(3)"], "what the command shows is the deleted record");
+    let left_over = format!("SELECT id FROM ({left_over}) AS left_over");
+    // Record 1 looks the same before its copy and after it, and comes by a partition of its own.
+    let deleted = vec!["(3)".to_owned()];
+    eventually("the deleted record alone is left over", deleted, async || path.target.rows(&left_over).await).await;
     eventually("ready again", true, async || producer.get("/readyz").is_some_and(|(status, _)| status.contains("200")))
         .await;
     assert!(producer.stop().success());
