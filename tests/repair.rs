@@ -60,3 +60,35 @@ async fn a_start_that_waits_for_open_transactions_says_so() {
     path.streaming().await;
     assert!(producer.stop().success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_truncated_table_is_gone_on_with_once_a_person_says_so() {
+    let path = Path::create(ITEM, ITEM, SHARE, "").await;
+    let (mut producer, mut consumer) = (path.producer(), path.consumer());
+    path.streaming().await;
+    path.source.run("INSERT INTO item VALUES (1, 'before')").await;
+    let all = "SELECT id, note FROM item";
+    path.in_step("the stream", all, all).await;
+    let config = path.config.display().to_string();
+    let resume = || syncline(path.folder.path(), &["--config", &config, "source", "resume", "desk"]);
+
+    let none = resume();
+    assert!(none.status.success(), "{}", String::from_utf8_lossy(&none.stderr));
+    assert_eq!(String::from_utf8_lossy(&none.stdout), "No table of the source desk waits for this.\n");
+    path.source.run("TRUNCATE item; INSERT INTO item VALUES (2, 'after')").await;
+    eventually("paused, with the way out", (true, true), async || {
+        let (status, body) = producer.get("/readyz").unwrap_or_default();
+        (status.contains("503"), body.contains("the table") && body.contains("syncline source resume desk"))
+    })
+    .await;
+    assert_eq!(path.target.rows(all).await, ["(1,before)"], "nothing passes the place");
+
+    path.target.run("TRUNCATE item").await;
+    let resumed = resume();
+    let told = String::from_utf8_lossy(&resumed.stdout);
+    assert!(resumed.status.success(), "{told}{}", String::from_utf8_lossy(&resumed.stderr));
+    assert!(told.starts_with("The source desk goes on") && told.trim_end().ends_with(": item."), "{told}");
+    path.in_step("the stream behind the place", all, all).await;
+    assert!(producer.stop().success());
+    assert!(consumer.stop().success());
+}

@@ -228,3 +228,16 @@ pub(crate) fn compile(name: &str, config: &ShareConfig) -> Result<Share, Failure
         Failure::Other(text.join("\n"))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use syncline_consumer::config::ConsumerConfig;
+    use syncline_producer::config::ProducerConfig;
+
+    #[test]
+    fn the_admin_pages_are_for_this_machine_alone_unless_told() {
+        let [producer, consumer] = [ProducerConfig::default().http, ConsumerConfig::default().http];
+        assert!(producer.ip().is_loopback() && consumer.ip().is_loopback(), "{producer} {consumer}");
+        assert_ne!(producer.port(), consumer.port(), "both run on one machine");
+    }
+}
