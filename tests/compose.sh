@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # The stack of docker-compose.yml, tried as an operator would: tests/run compose
 #
-# Brings it up under a name and ports of its own, changes records, scales consumers from one to four and to two, kills every
-# part while records change, compares the CRM with the service desk, asks Prometheus, and takes everything away. Needs
-# Docker with Compose, and the images docker-compose.yml and the Dockerfile name.
+# Tests the rules of Prometheus, brings everything up under a name and ports of its own, changes records, scales consumers
+# from one to four and to two, kills every part while records change, compares the CRM with the service desk, asks
+# Prometheus, and takes everything away. Needs Docker with Compose, and the images docker-compose.yml and the Dockerfile
+# name.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -74,6 +75,8 @@ healthy() { # every container with a health check says so
   [ -n "$states" ] && [ "$(sort -u <<<"$states")" = healthy ]
 }
 
+say "the rules of Prometheus, held against made-up series"
+docker run --rm -v ./deploy/prometheus:/rules:ro --entrypoint promtool prom/prometheus:v3.1.0 test rules /rules/rules.test.yml
 say "building"
 dc build producer
 say "starting everything"

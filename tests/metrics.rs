@@ -36,3 +36,25 @@ async fn every_metric_is_documented_and_nothing_else_is() {
     assert_eq!(exposed, documented);
     assert!(up.stop().success());
 }
+
+#[test]
+fn every_metric_an_alert_asks_for_is_documented_and_every_alert_is_tested() {
+    let rules = include_str!("../deploy/prometheus/rules.yml");
+    let documented = include_str!("../docs/operations.md");
+    let asked: BTreeSet<&str> = rules
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("- record:"))
+        .flat_map(|line| line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':')))
+        // What a pattern of names begins with is no name.
+        .filter(|word| word.starts_with("syncline_") && *word != "syncline_")
+        .map(|name| name.trim_end_matches("_bucket"))
+        .collect();
+    assert!(asked.len() > 5, "{asked:?}");
+    for name in asked {
+        assert!(documented.contains(&format!("| `{name}` |")), "{name}");
+    }
+    let tests = include_str!("../deploy/prometheus/rules.test.yml");
+    for alert in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        assert!(tests.contains(&format!("alertname: {alert}\n")), "{alert} has no test that it fires");
+    }
+}
