@@ -53,6 +53,16 @@ pub(crate) enum Command {
     /// Make keys
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Print what completes this command line in a shell, for the shell to read at its start
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual's pages, one for each command
+    Man {
+        /// Folder to write them to; must exist
+        folder: PathBuf,
+    },
 }
 
 /// How the demo runs.

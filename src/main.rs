@@ -10,6 +10,7 @@ mod failure;
 mod fit;
 mod health;
 mod keys;
+mod manual;
 mod queue;
 #[cfg(test)]
 #[path = "../fuzz/replay.rs"]
@@ -78,6 +79,8 @@ async fn run(cli: Cli, env: Env) -> Result<(), Failure> {
         Command::Queue(QueueCommand::Status) => queue::status(&path, &env, json).await,
         Command::DeadLetter(command) => Box::pin(dead_letter::run(&path, &env, json, command)).await,
         Command::Keys(KeysCommand::Generate { out }) => keys::generate(out.as_deref()),
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man { folder } => manual::pages(&folder),
     }
 }
 
@@ -95,7 +98,9 @@ fn log(command: &Command, env: &Env) {
         | Command::Source(_)
         | Command::Queue(_)
         | Command::DeadLetter(_)
-        | Command::Keys(_) => "error",
+        | Command::Keys(_)
+        | Command::Completions { .. }
+        | Command::Man { .. } => "error",
     };
     let filter = env.get("SYNCLINE_LOG").map_or(default, String::as_str);
     // What libraries log we do not write: a statement with its values, a frame with its login.

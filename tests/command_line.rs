@@ -19,6 +19,29 @@ fn a_wrong_command_line_is_64() {
 }
 
 #[test]
+fn completions_and_the_manual_know_every_command() {
+    let folder = Folder::create();
+    let help = text(&syncline(folder.path(), &["--help"]).stdout);
+    let commands = help.split_once("Commands:").unwrap().1.split_once("Options:").unwrap().0.trim_end();
+    let commands: Vec<&str> = commands.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).collect();
+    let commands: Vec<&str> = commands.into_iter().filter(|command| !["", "help"].contains(command)).collect();
+    assert!(commands.len() > 10, "{help}");
+    for shell in ["bash", "zsh", "fish"] {
+        let output = syncline(folder.path(), &["completions", shell]);
+        assert!(output.status.success());
+        let script = text(&output.stdout);
+        assert!(commands.iter().all(|command| script.contains(command)), "{shell}");
+    }
+    assert!(syncline(folder.path(), &["man", "."]).status.success());
+    for command in commands {
+        assert!(folder.path().join(format!("syncline-{command}.1")).exists(), "{command}");
+    }
+    let nowhere = syncline(folder.path(), &["man", "nowhere"]);
+    assert_eq!(nowhere.status.code(), Some(1), "{}", text(&nowhere.stderr));
+    assert!(text(&nowhere.stderr).starts_with("syncline: the manual's pages cannot be written into nowhere: "));
+}
+
+#[test]
 fn every_mistake_of_a_configuration_is_told_at_once_and_is_78() {
     let folder = Folder::create();
     let config = "[queue]\ntype = \"rabbit\"\n\n[key.short]\ncipher = \"AES256\"\nsecret = \"too short\"\n\n\
