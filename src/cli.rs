@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use jiff::{SignedDuration, Timestamp};
 use syncline_shared::queue::Reason;
 
@@ -34,6 +34,9 @@ pub(crate) enum Command {
     Consumer,
     /// Validate the configuration, then reach every system it names; reports every problem in one go
     Check,
+    /// Begin a configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Ask the services of this machine whether they are ready, for health checks of containers
     Health,
     /// Look at shares
@@ -63,6 +66,48 @@ pub(crate) enum Command {
         /// Folder to write them to; must exist
         folder: PathBuf,
     },
+}
+
+/// What to do with configurations.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Write a first configuration, with comments, and a key; asks for what is not said
+    Init(InitArgs),
+}
+
+/// What is to be kept in step; the file is that of --config.
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// Where records come from
+    #[arg(long)]
+    pub source: Option<Database>,
+    /// What they travel over
+    #[arg(long)]
+    pub queue: Option<InitQueue>,
+    /// Where they go
+    #[arg(long)]
+    pub target: Option<Database>,
+    /// The table, as the source writes it
+    #[arg(long, value_name = "NAME")]
+    pub table: Option<String>,
+}
+
+/// A database at one of the ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Database {
+    /// PostgreSQL 15 to 17
+    Postgres,
+    /// An SQLite file
+    Sqlite,
+}
+
+/// A queue between the ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum InitQueue {
+    /// RabbitMQ 4
+    Rabbitmq,
+    /// One file, for one machine
+    Embedded,
 }
 
 /// How the demo runs.

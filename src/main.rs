@@ -9,6 +9,7 @@ mod demo;
 mod failure;
 mod fit;
 mod health;
+mod init;
 mod keys;
 mod manual;
 mod queue;
@@ -28,7 +29,7 @@ use tracing_subscriber::filter::{EnvFilter, FilterExt as _, FilterFn};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::cli::{Cli, Command, KeysCommand, QueueCommand, ShareCommand, SourceCommand};
+use crate::cli::{Cli, Command, ConfigCommand, KeysCommand, QueueCommand, ShareCommand, SourceCommand};
 use crate::config::{Env, Role};
 use crate::failure::Failure;
 
@@ -68,6 +69,7 @@ async fn run(cli: Cli, env: Env) -> Result<(), Failure> {
         Command::Producer => services::run(&path, env, Role::Producer).await,
         Command::Consumer => services::run(&path, env, Role::Consumer).await,
         Command::Check => check::run(&path, &env, json).await,
+        Command::Config(ConfigCommand::Init(args)) => init::run(&path, args),
         Command::Health => health::run(&path, &env, json).await,
         Command::Share(ShareCommand::List) => share::list(&path, &env, json).await,
         Command::Share(ShareCommand::Test(args)) => Box::pin(share::test(&path, &env, json, &args)).await,
@@ -92,6 +94,7 @@ fn log(command: &Command, env: &Env) {
         Command::Up | Command::Producer | Command::Consumer => "info",
         Command::Demo(_)
         | Command::Check
+        | Command::Config(_)
         | Command::Health
         | Command::Share(_)
         | Command::BulkShare(_)

@@ -41,6 +41,39 @@ fn completions_and_the_manual_know_every_command() {
     assert!(text(&nowhere.stderr).starts_with("syncline: the manual's pages cannot be written into nowhere: "));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_configuration_is_written_and_works_as_it_stands() {
+    let folder = Folder::create();
+    let init = ["config", "init", "--source", "sqlite", "--queue", "embedded", "--target", "sqlite", "--table", "item"];
+    let output = syncline(folder.path(), &init);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let told = text(&output.stdout);
+    assert!(told.starts_with("Wrote syncline.toml and the key syncline.key.\n"), "{told}");
+    let again = syncline(folder.path(), &init);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(text(&again.stderr).contains("syncline.toml exists and is never overwritten"), "{}", text(&again.stderr));
+
+    let rows = || -> Result<String, rusqlite::Error> {
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let database = rusqlite::Connection::open_with_flags(folder.file("target.db"), flags)?;
+        database.query_row("SELECT group_concat(id || note) FROM item", [], |row| row.get(0))
+    };
+    let source = rusqlite::Connection::open(folder.file("source.db")).unwrap();
+    source
+        .execute_batch("CREATE TABLE item (id INTEGER PRIMARY KEY, note TEXT); INSERT INTO item VALUES (1, 'a')")
+        .unwrap();
+    let check = syncline(folder.path(), &["check"]);
+    assert!(check.status.success(), "{}{}", text(&check.stdout), text(&check.stderr));
+    // Other tests run on this machine at the same time.
+    let written = std::fs::read_to_string(folder.file("syncline.toml")).unwrap();
+    let ports = "[producer]\nhttp = \"127.0.0.1:0\"\n[consumer]\nhttp = \"127.0.0.1:0\"\n";
+    let mut up = Service::start(folder.path(), "up", &folder.write("syncline.toml", &format!("{written}{ports}")));
+    eventually("the copy", "1a".to_owned(), async || rows().unwrap_or_default()).await;
+    source.execute_batch("UPDATE item SET note = 'b'").unwrap();
+    eventually("the change", "1b".to_owned(), async || rows().unwrap_or_default()).await;
+    assert!(up.stop().success());
+}
+
 #[test]
 fn every_mistake_of_a_configuration_is_told_at_once_and_is_78() {
     let folder = Folder::create();
