@@ -169,16 +169,15 @@ impl Service {
                 metrics: &metrics,
                 health: &self.health,
             };
-            match target {
-                TargetConfig::Postgres(postgres) => {
-                    consumer.start(&mut self.tasks, broker, |partition| {
-                        PostgresTarget::new(postgres.clone(), format!("{name}_{partition}"))
-                    });
-                }
+            let started = match target {
+                TargetConfig::Postgres(postgres) => consumer.start(&mut self.tasks, broker, |partition| {
+                    PostgresTarget::new(postgres.clone(), format!("{name}_{partition}"))
+                }),
                 TargetConfig::Sqlite(sqlite) => {
-                    consumer.start(&mut self.tasks, broker, |_| SqliteTarget::new(sqlite.clone()));
+                    consumer.start(&mut self.tasks, broker, |_| SqliteTarget::new(sqlite.clone()))
                 }
-            }
+            };
+            started.map_err(|error| Failure::other(&error))?;
         }
         Ok(())
     }

@@ -197,5 +197,7 @@ async fn columns_are_masked_and_leave_in_part_and_a_script_changes_them() {
     })
     .await;
     assert_eq!(up.metric("syncline_producer_withheld_total", "reason=\"unchanged\",share=\"incidents\""), 1.0);
+    desk.run("UPDATE sys_user SET active = false WHERE user_name = 'user.7'").await;
+    eventually("who left", 199, async || crm.count("SELECT count(*) FROM contact").await).await;
     assert!(up.stop().success());
 }

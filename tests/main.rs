@@ -28,6 +28,7 @@ mod repair;
 mod replicas;
 mod rotation;
 mod rules;
+mod scripts;
 mod secrets;
 mod shares;
 mod sqlite;

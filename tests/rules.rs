@@ -158,11 +158,11 @@ async fn what_leaves_a_filter_or_a_route_of_postgresql_leaves_the_target_and_com
 
 /// SQLite at both ends of RabbitMQ.
 pub struct Files {
-    folder: Folder,
+    pub folder: Folder,
     _vhost: Vhost,
     pub source: Connection,
     pub target: Connection,
-    config: std::path::PathBuf,
+    pub config: std::path::PathBuf,
 }
 
 impl Files {

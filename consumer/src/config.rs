@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde::Deserialize;
-use syncline_shared::config::{Section, Tagged};
+use syncline_shared::config::{FieldProblem, Section, Tagged};
+use syncline_shared::script::{DEFAULT_SCRIPT_MS_MAX, SCRIPT_MS_MAX, Script, SyntaxError};
 use syncline_shared::seal::OpenLimits;
 
 use crate::target::TableMap;
@@ -70,13 +72,44 @@ const fn default_prefetch() -> u16 {
 }
 
 /// `[subscription.NAME.table.TABLE]`: where one table goes.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TableConfig {
     /// The target's table; default the same name.
     pub into: Option<String>,
     /// Target column by record column; only these are applied, key columns always. Default all, under the same names.
     pub columns: Option<BTreeMap<String, String>>,
+    /// JavaScript that sees each record before it is applied, and may change its columns, its action (`psp_action`) or
+    /// withhold it (`ignore = true`); default none. Sees the columns under the names they came with.
+    pub before_subscribe: Option<String>,
+    /// Milliseconds of processor time the script may take for one record; 1 to 10000, default 50. A record on which it
+    /// takes longer goes to the dead letters.
+    pub script_ms_max: u64,
+}
+
+impl Default for TableConfig {
+    fn default() -> Self {
+        Self { into: None, columns: None, before_subscribe: None, script_ms_max: DEFAULT_SCRIPT_MS_MAX }
+    }
+}
+
+impl TableConfig {
+    /// Every value out of its range.
+    #[must_use]
+    pub fn validate(&self) -> Vec<FieldProblem> {
+        let in_range = (1..=SCRIPT_MS_MAX).contains(&self.script_ms_max);
+        let text = || format!("{} is out of range; 1 to {SCRIPT_MS_MAX}", self.script_ms_max);
+        (!in_range).then(|| ("script_ms_max", text())).into_iter().collect()
+    }
+
+    /// Compiles the script, if there is one. Apart from [`validate`](Self::validate), for its faults have a place.
+    ///
+    /// # Errors
+    /// Where it is no JavaScript.
+    pub fn compile_script(&self) -> Result<Option<Script>, SyntaxError> {
+        let time_max = Duration::from_millis(self.script_ms_max);
+        self.before_subscribe.as_deref().map(|source| Script::compile(source, time_max)).transpose()
+    }
 }
 
 /// What becomes of a table nobody subscribed to.

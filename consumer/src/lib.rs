@@ -7,6 +7,7 @@ pub mod metrics;
 mod open;
 pub mod pipeline;
 mod run;
+mod script;
 mod settle;
 pub mod target;
 mod trust;

@@ -19,10 +19,12 @@ pub enum Fate {
     Dead,
     /// No subscription takes the table and the subscription says to skip those.
     Skipped,
+    /// Withheld by the script of its table.
+    Withheld,
 }
 
 impl Fate {
-    const ALL: [Self; 5] = [Self::Applied, Self::Duplicate, Self::Stale, Self::Dead, Self::Skipped];
+    const ALL: [Self; 6] = [Self::Applied, Self::Duplicate, Self::Stale, Self::Dead, Self::Skipped, Self::Withheld];
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -31,6 +33,7 @@ impl Fate {
             Self::Stale => "stale",
             Self::Dead => "dead",
             Self::Skipped => "skipped",
+            Self::Withheld => "withheld",
         }
     }
 }

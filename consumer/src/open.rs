@@ -1,4 +1,4 @@
-//! Turns received messages into records: envelope, seal, lines. CPU work, off the I/O threads.
+//! Turns received messages into records: envelope, seal, lines, and the script of their table. CPU work, off the I/O threads.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,16 +10,20 @@ use syncline_shared::record::{Action, LineError, Record, read_lines};
 use syncline_shared::seal::{self, Keyring, OpenError, OpenLimits};
 use thiserror::Error;
 
+use crate::script::{Made, Scripts, Stopped};
+
 /// From the second time that a message comes again. Once is what every restart does to all that was received ahead.
 const SUSPECT_ATTEMPTS: u32 = 2;
 
-/// What a partition accepts.
-#[derive(Clone, Copy, Debug)]
+/// What a partition accepts, and what it makes of that.
+#[derive(Clone, Debug)]
 pub(crate) struct OpenRules {
     /// The partition it receives.
     pub partition: u32,
     /// Bounds and ciphers.
     pub limits: OpenLimits,
+    /// What records are run through, if anything.
+    pub scripts: Option<Arc<Scripts>>,
 }
 
 /// A message on its way through the consumer.
@@ -38,9 +42,11 @@ pub(crate) struct Opened {
 pub(crate) struct Content {
     /// Its clear properties, authenticated now.
     pub envelope: Envelope,
-    /// Its records, in order.
+    /// Its records, in order, as their script left them.
     pub records: Vec<Record>,
-    /// Bytes of its plaintext.
+    /// What the script made of each; empty without one.
+    pub made: Vec<Made>,
+    /// Bytes of its plaintext, and of what the script wrote.
     pub bytes: usize,
 }
 
@@ -53,6 +59,9 @@ pub(crate) enum OpenFault {
     /// It was tried before and the consumer ended; it is opened alone.
     #[error("not opened yet")]
     Suspect,
+    /// The shutdown came before its records were through their script; it comes again.
+    #[error("not through its script yet")]
+    Stopped,
     /// It was tried alone as often as it may be, and the consumer ended each time.
     #[error("tried alone {tries} times, and the consumer ended each time")]
     Deadly {
@@ -104,7 +113,7 @@ impl OpenFault {
         match self {
             Self::Envelope(error) => error.class(),
             Self::Seal(error) => error.class(),
-            Self::Suspect => Class::Transient,
+            Self::Suspect | Self::Stopped => Class::Transient,
             Self::Deadly { .. }
             | Self::ByHand
             | Self::Refused { .. }
@@ -123,7 +132,7 @@ impl OpenFault {
             | Self::Lines(_)
             | Self::Count { .. }
             | Self::NoData { .. } => Reason::Content,
-            Self::Suspect | Self::Deadly { .. } => Reason::Crash,
+            Self::Suspect | Self::Stopped | Self::Deadly { .. } => Reason::Crash,
             Self::ByHand
             | Self::Refused { .. }
             | Self::Seal(OpenError::Refused | OpenError::UnknownKey { .. } | OpenError::Unsealed { .. }) => {
@@ -165,7 +174,7 @@ pub(crate) async fn open(delivery: Delivery, keyring: Arc<Keyring>, rules: OpenR
         return opened;
     }
     blocking(move || {
-        opened.content = open_one(opened.delivery.message(), &keyring, rules);
+        opened.content = open_one(opened.delivery.message(), &keyring, &rules);
         opened
     })
     .await
@@ -180,7 +189,7 @@ pub(crate) async fn open_again(
     blocking(move || {
         for message in &mut messages {
             if !message.is_suspect && matches!(message.content, Err(OpenFault::Refused { .. } | OpenFault::Seal(_))) {
-                message.content = open_one(message.delivery.message(), &keyring, rules);
+                message.content = open_one(message.delivery.message(), &keyring, &rules);
             }
         }
         messages
@@ -194,7 +203,7 @@ pub(crate) async fn open_alone(
     keyring: Arc<Keyring>,
     rules: OpenRules,
 ) -> Result<Content, OpenFault> {
-    blocking(move || open_one(&message, &keyring, rules)).await
+    blocking(move || open_one(&message, &keyring, &rules)).await
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -204,7 +213,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     }
 }
 
-fn open_one(message: &Message, keyring: &Keyring, rules: OpenRules) -> Result<Content, OpenFault> {
+fn open_one(message: &Message, keyring: &Keyring, rules: &OpenRules) -> Result<Content, OpenFault> {
     let envelope = Envelope::from_message(message)?;
     let plain = seal::open(keyring, &envelope, rules.limits).map_err(|error| match error {
         OpenError::Refused if envelope.cipher().is_keyed() => OpenFault::Refused { key: envelope.key().to_owned() },
@@ -218,7 +227,7 @@ fn open_one(message: &Message, keyring: &Keyring, rules: OpenRules) -> Result<Co
     if said != rules.partition {
         return Err(OpenFault::Misrouted { said, here: rules.partition });
     }
-    let records = read_lines(&plain)?;
+    let mut records = read_lines(&plain)?;
     let said = envelope.route().records;
     if usize::try_from(said) != Ok(records.len()) {
         return Err(OpenFault::Count { said, held: records.len() });
@@ -227,5 +236,11 @@ fn open_one(message: &Message, keyring: &Keyring, rules: OpenRules) -> Result<Co
     if action != Action::Delete && records.iter().any(|record| record.data.is_none()) {
         return Err(OpenFault::NoData { action });
     }
-    Ok(Content { envelope, records, bytes: plain.len() })
+    let (made, written) = match &rules.scripts {
+        Some(scripts) => {
+            scripts.run(&envelope.route().table, action, &mut records).map_err(|Stopped| OpenFault::Stopped)?
+        }
+        None => (Vec::new(), 0),
+    };
+    Ok(Content { envelope, records, made, bytes: plain.len() + written })
 }

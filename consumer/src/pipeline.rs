@@ -16,13 +16,15 @@ use syncline_shared::class::Class;
 use syncline_shared::health::{Health, Part};
 use syncline_shared::queue::{Broker, QueueError, SharedQueue, SubscribeOptions, Subscriber};
 use syncline_shared::retry::Backoff;
+use syncline_shared::script::SyntaxError;
 use syncline_shared::seal::Keyring;
 use syncline_shared::tasks::{Stop, TaskGroup};
 
 use crate::config::SubscriptionConfig;
 use crate::metrics::{Metrics, SubscriptionMetrics};
-use crate::open::{OpenRules, Opened, open};
+use crate::open::{OpenFault, OpenRules, Opened, open};
 use crate::run::{Progress, Run};
+use crate::script::Scripts;
 use crate::settle::{Settler, Verdict};
 use crate::target::Target;
 use crate::trust::Trust;
@@ -58,20 +60,30 @@ pub struct Consumer<'a> {
 }
 
 impl Consumer<'_> {
-    /// Starts one task per partition, each with a target of its own.
-    pub fn start<B: Broker, T: Target + 'static>(self, tasks: &mut TaskGroup, broker: &B, target: impl Fn(u32) -> T) {
+    /// Starts one task per partition, each with a target and scripts of its own.
+    ///
+    /// # Errors
+    /// A script is no JavaScript; nothing is started.
+    pub fn start<B: Broker, T: Target + 'static>(
+        self,
+        tasks: &mut TaskGroup,
+        broker: &B,
+        target: impl Fn(u32) -> T,
+    ) -> Result<(), SyntaxError> {
         let Self { name, config, queue, load_keyring, replica, metrics, health } = self;
         let config = Arc::new(config);
         let keyring = Arc::new(load_keyring());
         let metrics = metrics.subscription(name);
-        for partition in 0..queue.partitions {
+        let scripts = |_| Scripts::compile(&config, tasks.stop());
+        let scripts = (0..queue.partitions).map(scripts).collect::<Result<Vec<_>, _>>()?;
+        for (partition, scripts) in (0..).zip(scripts) {
             let consumer = Partition {
                 settler: Settler::new(broker.clone(), &queue.name, partition, config.clone(), metrics.clone()),
                 broker: broker.clone(),
                 queue: queue.clone(),
                 options: SubscribeOptions { replica: replica.to_owned(), prefetch: config.prefetch },
                 config: config.clone(),
-                rules: OpenRules { partition, limits: config.limits() },
+                rules: OpenRules { partition, limits: config.limits(), scripts: scripts.map(Arc::new) },
                 target: target(partition),
                 keyring: keyring.clone(),
                 load_keyring: load_keyring.clone(),
@@ -83,6 +95,7 @@ impl Consumer<'_> {
             let stop = tasks.stop();
             tasks.spawn("partition", consumer.run(stop));
         }
+        Ok(())
     }
 }
 
@@ -148,13 +161,13 @@ impl<B: Broker, T: Target> Partition<B, T> {
 
     /// Works on one subscription until it ends. Receives and opens the next group while one is applied.
     async fn follow(&mut self, subscriber: &mut B::Subscriber, stop: &mut Stop) -> Result<(), QueueError> {
-        let (rules, config) = (self.rules, self.config.clone());
+        let (rules, config) = (self.rules.clone(), self.config.clone());
         let mut group: VecDeque<Opened> = VecDeque::new();
         let mut backoff = Backoff::default();
         loop {
             let keyring = self.keyring.clone();
             let mut gather_stop = stop.clone();
-            let mut next = pin!(gather(subscriber, &config, &keyring, rules, &mut gather_stop));
+            let mut next = pin!(gather(subscriber, &config, &keyring, &rules, &mut gather_stop));
             let mut received = None;
             while received.is_none() {
                 let worked = {
@@ -219,7 +232,13 @@ impl<B: Broker, T: Target> Partition<B, T> {
                 let Some(tried) = self.open_suspect(&mut opened, stop).await else { return Ok(Worked::Stopped) };
                 alone = Some(tried);
             }
-            if let Some(why) = self.waits(&mut opened, &mut group, stop).await {
+            let waits = self.waits(&mut opened, &mut group, stop).await;
+            if matches!(opened.content, Err(OpenFault::Stopped)) {
+                self.end_try(alone.as_ref()).await;
+                let _ = self.finish(run, verdicts, None, stop).await?;
+                return Ok(Worked::Stopped);
+            }
+            if let Some(why) = waits {
                 group.push_front(opened);
                 self.end_try(alone.as_ref()).await;
                 if self.finish(run, verdicts, None, stop).await?.is_break() {
@@ -305,7 +324,7 @@ async fn gather(
     subscriber: &mut impl Subscriber,
     config: &SubscriptionConfig,
     keyring: &Arc<Keyring>,
-    rules: OpenRules,
+    rules: &OpenRules,
     stop: &mut Stop,
 ) -> Result<Vec<Opened>, QueueError> {
     let mut group = Vec::new();
@@ -314,7 +333,7 @@ async fn gather(
     let (mut bytes, mut records) = (0, 0_u32);
     while let Some(delivery) = next {
         records = records.saturating_add(delivery.message().records());
-        let opened = open(delivery, keyring.clone(), rules).await;
+        let opened = open(delivery, keyring.clone(), rules.clone()).await;
         bytes += opened.bytes();
         group.push(opened);
         if bytes >= config.apply_bytes_max || records >= config.apply_records_max {

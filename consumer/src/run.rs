@@ -1,13 +1,17 @@
 //! Records of several messages that are applied together, and the search for the one the target refuses.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use syncline_shared::envelope::Envelope;
 use syncline_shared::queue::dead_letter::id_of_record;
 use syncline_shared::record::{Action, Record};
 use uuid::Uuid;
 
-use crate::target::{ApplyError, Batch, Outcome, Parked, TableMap, Target};
+use crate::open::Content;
+use crate::script::Made;
+use crate::target::{Applied, ApplyError, Batch, Outcome, Parked, TableMap, Target};
 
 /// How often a record is tried again that another one may cure. With the waits between
 /// them that is about five seconds: long enough for a record of another partition that was under way, short enough for
@@ -28,25 +32,25 @@ struct Segment {
 pub(crate) struct Run {
     segments: Vec<Segment>,
     records: Vec<Record>,
+    /// What scripts made of records, by their place; none of those that were kept.
+    made: BTreeMap<usize, Made>,
 }
 
-/// What became of each record of a run, in order. A refused record has its error as [`Outcome::Rejected`].
+/// What became of each record of a run at the target, in order; it says nothing of those that did not come there. A
+/// refused record has its error as [`Outcome::Rejected`].
 pub(crate) type Outcomes = Vec<Outcome>;
 
 impl Run {
-    /// Appends a message's records; their range in [`Run::records`] and in the outcomes.
-    pub(crate) fn push(
-        &mut self,
-        table: Arc<TableMap>,
-        action: Action,
-        message: Uuid,
-        records: Vec<Record>,
-    ) -> Range<usize> {
+    /// Appends a message's records; their range in [`Run::record`] and in the outcomes, with the envelope.
+    pub(crate) fn push(&mut self, table: Arc<TableMap>, content: Content) -> (Envelope, Range<usize>) {
+        let Content { envelope, records, made, .. } = content;
         let start = self.records.len();
         self.records.extend(records);
+        self.made.extend((start..).zip(made).filter(|(_, made)| *made != Made::Kept));
         let range = start..self.records.len();
+        let (action, message) = (envelope.route().action, envelope.message_id());
         self.segments.push(Segment { records: range.clone(), table, action, message });
-        range
+        (envelope, range)
     }
 
     /// The id of a record's dead letter: its message's, if it is alone in it.
@@ -67,25 +71,52 @@ impl Run {
         target.park(&parked.collect::<Vec<_>>()).await
     }
 
-    /// All records, in order.
-    pub(crate) fn records(&self) -> &[Record] {
-        &self.records
+    /// A record as it came.
+    pub(crate) fn record(&self, place: usize) -> Option<&Record> {
+        match self.made.get(&place) {
+            Some(Made::Changed { came, .. }) => Some(came),
+            Some(Made::Kept | Made::Withheld | Made::Failed(_)) | None => self.records.get(place),
+        }
     }
 
-    /// The batches of a range of records.
-    fn batches(&self, range: &Range<usize>) -> Vec<Batch<'_>> {
-        let cut = |segment: &Segment| {
-            let start = segment.records.start.max(range.start);
-            let end = segment.records.end.min(range.end);
-            self.records.get(start..end).filter(|records| !records.is_empty()).map(|records| (start, records))
-        };
-        self.segments
-            .iter()
-            .filter_map(|segment| {
-                let (_, records) = cut(segment)?;
-                Some(Batch { table: &segment.table, action: segment.action, records })
-            })
-            .collect()
+    /// What a script made of a record; `None` when it was kept.
+    pub(crate) fn made(&self, place: usize) -> Option<&Made> {
+        self.made.get(&place)
+    }
+
+    /// The first record of a range that its script failed on.
+    fn first_failed(&self, range: &Range<usize>) -> Option<usize> {
+        let mut made = self.made.range(range.clone());
+        made.find(|(_, made)| matches!(made, Made::Failed(_))).map(|(place, _)| *place)
+    }
+
+    /// As what a record is applied, if it is.
+    fn action(&self, segment: &Segment, place: usize) -> Option<Action> {
+        match self.made.get(&place) {
+            None | Some(Made::Kept) => Some(segment.action),
+            Some(Made::Changed { action, .. }) => Some(*action),
+            Some(Made::Withheld | Made::Failed(_)) => None,
+        }
+    }
+
+    /// The batches of a range of records, each of neighbours of one action, with their places.
+    fn batches(&self, range: &Range<usize>) -> Vec<(Range<usize>, Batch<'_>)> {
+        let mut batches = Vec::new();
+        for segment in &self.segments {
+            let mut rest = segment.records.start.max(range.start)..segment.records.end.min(range.end);
+            while !rest.is_empty() {
+                let action = self.action(segment, rest.start);
+                let alike = |place: &usize| self.action(segment, *place) == action;
+                let end =
+                    if self.made.is_empty() { rest.end } else { rest.start + rest.clone().take_while(alike).count() };
+                let places = rest.start..end;
+                rest.start = end;
+                if let (Some(action), Some(records)) = (action, self.records.get(places.clone())) {
+                    batches.push((places, Batch { table: &segment.table, action, records }));
+                }
+            }
+        }
+        batches
     }
 }
 
@@ -129,9 +160,21 @@ impl Progress {
                 self.unmarked.clear();
             }
             let Some(range) = self.left.last().cloned() else { return Ok(()) };
-            match target.apply(&run.batches(&range)).await {
+            if let Some(failed) = run.first_failed(&range) {
+                self.left.pop();
+                if failed == range.start {
+                    self.unmarked.push(failed);
+                    self.left.extend(Some(failed + 1..range.end).filter(|rest| !rest.is_empty()));
+                } else {
+                    self.left.extend([failed..range.end, range.start..failed]);
+                }
+                continue;
+            }
+            let (places, batches): (Vec<_>, Vec<_>) = run.batches(&range).into_iter().unzip();
+            let applied = if batches.is_empty() { Ok(Applied::default()) } else { target.apply(&batches).await };
+            match applied {
                 Ok(applied) => {
-                    for (place, outcome) in range.zip(applied.outcomes) {
+                    for (place, outcome) in places.into_iter().flatten().zip(applied.outcomes) {
                         self.note(place, outcome, false);
                     }
                 }

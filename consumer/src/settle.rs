@@ -13,8 +13,9 @@ use uuid::Uuid;
 
 use crate::config::{SubscriptionConfig, Unlisted};
 use crate::metrics::{Fate, SubscriptionMetrics};
-use crate::open::{Content, Opened};
+use crate::open::Opened;
 use crate::run::{Outcomes, Run};
+use crate::script::Made;
 use crate::target::{Outcome, TableMap};
 
 /// What is to be done with a message once its run was applied.
@@ -63,15 +64,15 @@ impl<B: Broker> Settler<B> {
         let Opened { delivery, content, .. } = opened;
         let kind = match content {
             Err(fault) => Kind::Dead { reason: fault.reason(), error: fault.to_string() },
-            Ok(Content { envelope, records, .. }) => match (self.map(envelope.route()), self.config.unlisted) {
+            Ok(content) => match (self.map(content.envelope.route()), self.config.unlisted) {
                 (Some(table), _) => {
-                    let records = run.push(table, envelope.route().action, envelope.message_id(), records);
+                    let (envelope, records) = run.push(table, content);
                     Kind::Applied { envelope, records }
                 }
-                (None, Unlisted::Skip) => Kind::Skipped { envelope },
+                (None, Unlisted::Skip) => Kind::Skipped { envelope: content.envelope },
                 (None, Unlisted::DeadLetter) => Kind::Dead {
                     reason: Reason::Unsubscribed,
-                    error: format!("table {} is not in the subscription", envelope.route().table),
+                    error: format!("table {} is not in the subscription", content.envelope.route().table),
                 },
             },
         };
@@ -99,19 +100,20 @@ impl<B: Broker> Settler<B> {
         for Verdict { delivery, kind } in verdicts {
             match kind {
                 Kind::Applied { envelope, records } => {
-                    let range = records;
-                    let outcomes = outcomes.get(range.clone()).unwrap_or_default();
-                    let records = run.records().get(range.clone()).unwrap_or_default();
-                    for (place, (record, outcome)) in range.zip(records.iter().zip(outcomes)) {
-                        let (reason, error, behind) = match outcome {
-                            Outcome::Applied | Outcome::Duplicate | Outcome::Stale => continue,
-                            Outcome::Rejected { error } => (Reason::Target, error.clone(), None),
-                            Outcome::Waits { behind } => (
+                    let all = || records.clone().zip(outcomes.get(records.clone()).unwrap_or_default());
+                    for (place, outcome) in all() {
+                        let (reason, error, behind) = match (run.made(place), outcome) {
+                            (Some(Made::Failed(error)), _) => (Reason::Script, error.clone(), None),
+                            (Some(Made::Withheld), _) => continue,
+                            (_, Outcome::Applied | Outcome::Duplicate | Outcome::Stale) => continue,
+                            (_, Outcome::Rejected { error }) => (Reason::Target, error.clone(), None),
+                            (_, Outcome::Waits { behind }) => (
                                 Reason::Waits,
                                 format!("an older change of its record is dead letter {behind}"),
                                 Some(behind),
                             ),
                         };
+                        let Some(record) = run.record(place) else { unreachable!("there is an outcome for each") };
                         let message = sealed_alone(&delivery, &envelope, record, run.letter(place), keyring)?;
                         let mut letter = self.letter(&delivery, reason, &error);
                         (letter.message, letter.behind) = (message.unwrap_or(letter.message), behind.cloned());
@@ -119,7 +121,8 @@ impl<B: Broker> Settler<B> {
                         parked.await.map_err(QueueError::Park)?;
                         self.note(&letter);
                     }
-                    self.count(&envelope, records, outcomes, now);
+                    let fates = all().map(|(place, outcome)| (fate(run.made(place), outcome), run.record(place)));
+                    self.count(&envelope, fates, now);
                     delivery.ack().await?;
                 }
                 Kind::Dead { reason, error } => {
@@ -138,17 +141,16 @@ impl<B: Broker> Settler<B> {
         Ok(())
     }
 
-    fn count(&self, envelope: &Envelope, records: &[Record], outcomes: &[Outcome], now: Timestamp) {
+    fn count<'r>(
+        &self,
+        envelope: &Envelope,
+        fates: impl Iterator<Item = (Fate, Option<&'r Record>)> + Clone,
+        now: Timestamp,
+    ) {
         let (share, action) = (share_label(envelope), envelope.route().action);
-        let fate = |outcome: &Outcome| match outcome {
-            Outcome::Applied => Fate::Applied,
-            Outcome::Duplicate => Fate::Duplicate,
-            Outcome::Stale => Fate::Stale,
-            Outcome::Rejected { .. } | Outcome::Waits { .. } => Fate::Dead,
-        };
-        self.metrics.records(share, action, outcomes.iter().map(fate));
-        let applied = records.iter().zip(outcomes).filter(|(_, outcome)| **outcome == Outcome::Applied);
-        self.metrics.applied(share, applied.map(|(record, _)| record.at), now);
+        self.metrics.records(share, action, fates.clone().map(|(fate, _)| fate));
+        let applied = fates.filter(|(fate, _)| *fate == Fate::Applied);
+        self.metrics.applied(share, applied.filter_map(|(_, record)| Some(record?.at)), now);
     }
 
     async fn parking(&mut self) -> Result<&mut B::Publisher, QueueError> {
@@ -202,6 +204,18 @@ fn sealed_alone(
     // Read from the bytes that came: the time of sealing is theirs.
     let timestamp = delivery.message().timestamp;
     Ok(Some(Message { timestamp, ..sealed.to_message() }))
+}
+
+/// What became of a record, by what its script and the target said.
+const fn fate(made: Option<&Made>, outcome: &Outcome) -> Fate {
+    match (made, outcome) {
+        (Some(Made::Failed(_)), _) => Fate::Dead,
+        (Some(Made::Withheld), _) => Fate::Withheld,
+        (_, Outcome::Applied) => Fate::Applied,
+        (_, Outcome::Duplicate) => Fate::Duplicate,
+        (_, Outcome::Stale) => Fate::Stale,
+        (_, Outcome::Rejected { .. } | Outcome::Waits { .. }) => Fate::Dead,
+    }
 }
 
 /// The share to count a message under: anyone may write any name into a message that is not sealed.

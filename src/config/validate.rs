@@ -138,6 +138,7 @@ impl PartialConfig {
                 document.problem(&format!("{path}.queue"), text);
             }
             validate_columns(document, &path, subscription);
+            validate_scripts(document, &path, subscription);
         }
         if self.subscriptions.is_empty() {
             document.problem("subscription", "nothing is applied: write [subscription.NAME]");
@@ -149,6 +150,23 @@ impl PartialConfig {
 fn report_script(document: &mut Document<'_>, path: &str, SyntaxError { line, column, problem }: &SyntaxError) {
     let place = |number: &u32| usize::try_from(*number).unwrap_or(usize::MAX);
     document.problem_within(path, (place(line), place(column)), &format!("is no JavaScript: {problem}"));
+}
+
+/// What is wrong with what is said of scripts for each table.
+fn validate_scripts(document: &mut Document<'_>, path: &str, subscription: &SubscriptionConfig) {
+    for (table, config) in &subscription.table {
+        let path = format!("{path}.table.{table}");
+        document.report(&path, config.validate());
+        match config.compile_script() {
+            Err(error) => report_script(document, &format!("{path}.before_subscribe"), &error),
+            Ok(Some(script)) if script.asks_for_changes() => {
+                let text = "asks what changed (changes, changesTo, changesFrom or previous), which no message tells; ask in \
+                            before_share of the share, and have that set a column to look at here";
+                document.problem(&format!("{path}.before_subscribe"), text);
+            }
+            Ok(_) => {}
+        }
+    }
 }
 
 /// Two columns cannot go into one.

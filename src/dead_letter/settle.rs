@@ -108,7 +108,7 @@ pub(super) async fn discard(
         return Err(Failure::Other(format!("this drops {count} dead letters for good; say so with --yes")));
     }
     let ids = |letters: &[DeadLetter]| -> Vec<_> { letters.iter().map(|letter| letter.id().to_owned()).collect() };
-    let marked = |letter: &&DeadLetter| matches!(letter.reason, Reason::Target | Reason::Waits);
+    let marked = |letter: &&DeadLetter| matches!(letter.reason, Reason::Target | Reason::Script | Reason::Waits);
     let parked: Vec<_> = chosen.iter().flat_map(|(_, letters)| letters).filter(marked).cloned().collect();
     if !parked.is_empty() {
         park::forget(path, env, &ids(&parked)).await?;

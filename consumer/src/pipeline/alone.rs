@@ -49,7 +49,7 @@ impl<B: Broker, T: Target> Partition<B, T> {
             tries @ TRIES_ALONE_MAX.. => Err(OpenFault::Deadly { tries }),
             _ => {
                 self.load_keys();
-                open_alone(opened.delivery.message().clone(), self.keyring.clone(), self.rules).await
+                open_alone(opened.delivery.message().clone(), self.keyring.clone(), self.rules.clone()).await
             }
         };
         Some(this)

@@ -2,6 +2,7 @@
 
 mod dead_letters;
 mod keys;
+mod scripts;
 mod suspects;
 
 use std::sync::Mutex;
@@ -150,7 +151,7 @@ impl Scene {
             metrics: &metrics,
             health: &self.health,
         };
-        consumer.start(&mut tasks, broker, |_| self.target.clone());
+        consumer.start(&mut tasks, broker, |_| self.target.clone()).expect("scripts that compile");
         let met = async {
             for _ in 0..10_000 {
                 if holds().await {

@@ -34,8 +34,8 @@ impl<B: Broker, T: Target> Partition<B, T> {
             // A key that was added or mended since is no fault: what was gathered before was opened without it.
             self.load_keys();
             let message = opened.delivery.message().clone();
-            opened.content = open_alone(message, self.keyring.clone(), self.rules).await;
-            *behind = open_again(std::mem::take(behind), self.keyring.clone(), self.rules).await;
+            opened.content = open_alone(message, self.keyring.clone(), self.rules.clone()).await;
+            *behind = open_again(std::mem::take(behind), self.keyring.clone(), self.rules.clone()).await;
         }
         let why = self.why(opened, behind)?;
         if let Err(OpenFault::Refused { key }) = &opened.content
@@ -86,6 +86,8 @@ impl<B: Broker, T: Target> Partition<B, T> {
                 };
                 (!is_damaged).then(why)
             }
+            // The shutdown is no fault to wait for.
+            Err(OpenFault::Stopped) => None,
             Err(fault) if fault.class() != Class::Permanent => Some(fault.to_string()),
             Err(_) => None,
         }

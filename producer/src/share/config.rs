@@ -13,7 +13,7 @@ use jiff::tz::TimeZone;
 use serde::Deserialize;
 use syncline_shared::config::{FieldProblem, Secret};
 use syncline_shared::record::Action;
-use syncline_shared::script::{DEFAULT_SCRIPT_MS_MAX, Script, SyntaxError};
+use syncline_shared::script::{DEFAULT_SCRIPT_MS_MAX, SCRIPT_MS_MAX, Script, SyntaxError};
 use syncline_shared::seal::Cipher;
 
 use super::class::Hierarchy;
@@ -217,8 +217,9 @@ impl ShareConfig {
         }
         problems.extend(self.zone().err());
         problems.extend(self.parse_filter(TimeZone::UTC).err());
-        if !(1..=10_000).contains(&self.script_ms_max) {
-            problems.push(("script_ms_max", format!("{} is out of range; 1 to 10000", self.script_ms_max)));
+        if !(1..=SCRIPT_MS_MAX).contains(&self.script_ms_max) {
+            let text = format!("{} is out of range; 1 to {SCRIPT_MS_MAX}", self.script_ms_max);
+            problems.push(("script_ms_max", text));
         }
         problems.extend(self.validate_columns());
         if self.changed_column.as_deref() == Some("") {

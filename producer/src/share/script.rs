@@ -23,8 +23,7 @@ impl BeforeShare {
 
     /// Whether the script asks what changed, by its words.
     pub(super) fn asks_for_changes(&self) -> bool {
-        let words = [".changes(", ".changesTo(", ".changesFrom(", "previous.", "previous["];
-        words.iter().any(|word| self.0.source().contains(word))
+        self.0.asks_for_changes()
     }
 
     /// What the script logs about a change.

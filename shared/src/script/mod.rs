@@ -19,6 +19,8 @@ use engine::Engine;
 
 /// Milliseconds of processor time one record may take.
 pub const DEFAULT_SCRIPT_MS_MAX: u64 = 50;
+/// The most it may be set to.
+pub const SCRIPT_MS_MAX: u64 = 10_000;
 /// Bytes a script may hold at once, its compiled self included. A constant: scripts of the field hold a few columns.
 pub const SCRIPT_BYTES_MAX: usize = 8 * 1024 * 1024;
 
@@ -41,10 +43,11 @@ impl Script {
         Ok(Self { source: source.into(), time_max, engine: Mutex::new(Some(engine)) })
     }
 
-    /// The script as it is written.
+    /// Whether the script asks what changed, by its words.
     #[must_use]
-    pub const fn source(&self) -> &str {
-        &self.source
+    pub fn asks_for_changes(&self) -> bool {
+        let words = [".changes(", ".changesTo(", ".changesFrom(", "previous.", "previous["];
+        words.iter().any(|word| self.source.contains(word))
     }
 
     /// Runs the script on a record. CPU-bound, up to the bound on time.

@@ -214,7 +214,8 @@ impl Work {
         match self.before.as_ref().and_then(|before| before.get(column)) {
             Some(value) if value != Value::Unchanged => Ok(value),
             Some(_) | None if self.has_previous() => {
-                Err(format!("the source did not say what column {column} was; `syncline check` says how it would"))
+                let how = "`syncline check` says how a source would, and no message ever does";
+                Err(format!("nobody said what column {column} was; {how}"))
             }
             Some(_) | None => Ok(Value::Null),
         }
