@@ -131,6 +131,25 @@ async fn counted(producer: &Service) {
     );
 }
 
+/// What the producer set aside holds a key alone: neither chosen by itself nor with all others is it replayed.
+fn not_replayed(folder: &std::path::Path) {
+    let list = syncline(folder, &["dead-letter", "list", "--json"]);
+    let list: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
+    assert_eq!((list.as_array().unwrap().len(), &list[0]["key_only"]), (1, &true.into()), "{list}");
+    let id = list[0]["id"].as_str().unwrap();
+    for (args, code) in [(["dead-letter", "replay", "--all"], 0), (["dead-letter", "replay", id], 1)] {
+        let replay = syncline(folder, &args);
+        let told = String::from_utf8_lossy(&replay.stderr).into_owned();
+        assert_eq!(replay.status.code(), Some(code), "{told}");
+        let expected = format!("{id} is not replayed: it holds the key of its record and no columns");
+        assert!(told.contains(&expected), "{told}");
+        assert!(told.contains("`syncline bulk-share scripted --where COLUMN=VALUE`"), "{told}");
+    }
+    let list = syncline(folder, &["dead-letter", "list", "--json"]);
+    let list: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
+    assert_eq!(list[0]["id"], id);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn scripts_masks_names_and_parts_of_updates_reach_a_postgresql_target() {
     let full: String = TABLES.iter().map(|table| format!("ALTER TABLE {table} REPLICA IDENTITY FULL;")).collect();
@@ -163,6 +182,7 @@ async fn scripts_masks_names_and_parts_of_updates_reach_a_postgresql_target() {
         "{list}"
     );
     assert!(!list.contains(SSN));
+    not_replayed(path.folder.path());
     assert!(producer.stop().success() && consumer.stop().success());
 }
 
@@ -180,5 +200,6 @@ async fn scripts_masks_names_and_parts_of_updates_reach_a_sqlite_target() {
     }
     counted(&producer).await;
     assert_eq!(files.rows("SELECT count(DISTINCT email) || '' FROM formed"), "1");
+    not_replayed(files.folder.path());
     assert!(producer.stop().success() && consumer.stop().success());
 }

@@ -61,12 +61,12 @@ impl Offers {
                     outlet.metrics.withheld(reason).inc();
                     continue;
                 }
-                Decision::SetAside { table, way, error } => {
+                Decision::SetAside { table, way, error, left } => {
                     let lane = self.lane(place, way, table, change, (change.action, false));
                     let error = format!("before_share of share {}, {error}", outlet.share.name());
                     self.set_aside(&lane, change, change.version, poll, Reason::Script, &error);
                     records += 1;
-                    continue;
+                    left
                 }
                 Decision::Unfit { column } => {
                     let (share, column) = (outlet.share.name().to_string(), column.to_owned());

@@ -18,6 +18,7 @@ use syncline_shared::class::Class;
 use syncline_shared::envelope::{Envelope, Route};
 use syncline_shared::health::Part;
 use syncline_shared::queue::{Broker, Confirm, DeadLetter, PublishError, Publisher, Reason, SharedQueue};
+use syncline_shared::record::Action;
 use syncline_shared::retry::Backoff;
 use syncline_shared::seal::{Seal, seal};
 use syncline_shared::tasks::Stop;
@@ -450,7 +451,9 @@ fn unwind<T>(done: Result<T, tokio::task::JoinError>) -> T {
     }
 }
 
+/// Of what is set aside here the key alone is left, and a delete is nothing more.
 fn dead_letter(item: &Item, SetAside { reason, error }: &SetAside) -> DeadLetter {
-    let routing_key = item.envelope.routing_key();
-    DeadLetter::new(item.envelope.to_message(), &item.queue, routing_key, *reason, error, 1)
+    let (routing_key, key_only) = (item.envelope.routing_key(), item.envelope.route().action != Action::Delete);
+    let letter = DeadLetter::new(item.envelope.to_message(), &item.queue, routing_key, *reason, error, 1);
+    DeadLetter { key_only, ..letter }
 }

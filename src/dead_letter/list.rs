@@ -48,7 +48,7 @@ fn describe(letter: &DeadLetter) -> serde_json::Value {
     json!({
         "id": letter.id(), "queue": letter.queue, "routing_key": letter.routing_key, "reason": letter.reason.as_str(),
         "error": letter.error, "attempts": letter.attempts, "first_at": letter.first_at.to_string(),
-        "at": letter.at.to_string(), "behind": letter.behind, "share": letter.message.share(),
+        "at": letter.at.to_string(), "behind": letter.behind, "key_only": letter.key_only, "share": letter.message.share(),
         "table": letter.message.table(), "key": letter.message.key(), "records": letter.message.records(),
         "bytes": letter.message.body.len(),
     })

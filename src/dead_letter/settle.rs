@@ -55,11 +55,7 @@ fn plan<'a>(letters: &'a [DeadLetter], selection: &Selection) -> Plan<'a> {
         let behind = letter.behind.as_deref().filter(|behind| known.contains(behind));
         let head_is_taken = |id: &str| letters.iter().any(|head| head.id() == id && selection.takes(head));
         match behind.filter(|head| !head_is_taken(head)) {
-            // What is left of a record too large to send is its key: there is nothing to apply.
-            _ if letter.reason == Reason::Oversize => {
-                let mend = "raise record_bytes_max, change the record at the source, then discard this";
-                plan.kept.push((letter, format!("{}; {mend}", letter.error)));
-            }
+            _ if letter.key_only => plan.kept.push((letter, instead(letter))),
             Some(head) => plan.kept.push((letter, format!("it waits for {head}; replay that, and this follows"))),
             None => _ = chosen.insert(letter.id()),
         }
@@ -89,6 +85,27 @@ fn plan<'a>(letters: &'a [DeadLetter], selection: &Selection) -> Plan<'a> {
     plan
 }
 
+/// Why a letter that holds no columns is not replayed, and what brings its record.
+fn instead(letter: &DeadLetter) -> String {
+    let (id, share) = (letter.id(), letter.message.share().unwrap_or("NAME"));
+    let mend = match letter.reason {
+        Reason::Oversize => "raise record_bytes_max, or make the record smaller".to_owned(),
+        Reason::Script
+        | Reason::Envelope
+        | Reason::Seal
+        | Reason::Content
+        | Reason::Target
+        | Reason::Unsubscribed
+        | Reason::Crash
+        | Reason::Waits => format!("mend before_share of share {share} and start the producer"),
+    };
+    format!(
+        "it holds the key of its record and no columns, so there is nothing to apply; {mend}, send the record as it is now \
+         with `syncline bulk-share {share} --where COLUMN=VALUE` (its key: `syncline dead-letter show {id} --open`), then \
+         `syncline dead-letter discard {id}`"
+    )
+}
+
 /// Drops dead letters for good. What the targets remember of them is forgotten first: their records' later parts wait for
 /// them no more.
 pub(super) async fn discard(
@@ -108,7 +125,9 @@ pub(super) async fn discard(
         return Err(Failure::Other(format!("this drops {count} dead letters for good; say so with --yes")));
     }
     let ids = |letters: &[DeadLetter]| -> Vec<_> { letters.iter().map(|letter| letter.id().to_owned()).collect() };
-    let marked = |letter: &&DeadLetter| matches!(letter.reason, Reason::Target | Reason::Script | Reason::Waits);
+    let marked = |letter: &&DeadLetter| {
+        matches!(letter.reason, Reason::Target | Reason::Script | Reason::Waits) && !letter.key_only
+    };
     let parked: Vec<_> = chosen.iter().flat_map(|(_, letters)| letters).filter(marked).cloned().collect();
     if !parked.is_empty() {
         park::forget(path, env, &ids(&parked)).await?;

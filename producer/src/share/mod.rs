@@ -83,6 +83,8 @@ pub enum Decision<'a> {
         way: Way,
         /// What is wrong.
         error: ScriptError,
+        /// The deletes that leave all the same, for where the record no longer is.
+        left: Vec<Shared<'a>>,
     },
     /// The share cannot decide, for this change or any other: it names a column the table does not
     /// have, or a form for one that cannot have it. Systemic (promise P7): pause and say so, someone has to mend the share or the table.
@@ -274,17 +276,21 @@ impl Share {
         }
         let (action, row) = match self.scripted(change, now.as_ref(), &was) {
             Ok(Some(scripted)) => scripted,
-            Ok(None) => return Ok(Decision::Withhold(Withheld::Script)),
-            Err((way, error)) => return Ok(Decision::SetAside { table: self.classes.name(way.level), way, error }),
+            Ok(None) => {
+                let left = self.deletes_of_left(change, now.as_ref(), &was);
+                return Ok(if left.is_empty() { Decision::Withhold(Withheld::Script) } else { Decision::Share(left) });
+            }
+            Err((way, error)) => {
+                let left = self.deletes_of_left(change, now.as_ref(), &was);
+                return Ok(Decision::SetAside { table: self.classes.name(way.level), way, error, left });
+            }
         };
         // A record that is new to the share leaves with all its columns.
         let only_updated = self.only_updated && stays && action == Action::Update;
         let leaves = Leaves { change, row: row.as_ref(), only_updated };
         let mut messages: Vec<Shared<'a>> = Vec::new();
-        for way in ways(Some(&was)).filter(|way| !ways(now.as_ref()).any(|now| self.is_one_place(*way, now))) {
-            if !messages.iter().any(|sent| self.is_one_place(way, sent.way)) {
-                messages.extend(self.where_it_left(&leaves, way, now.as_ref())?);
-            }
+        for way in self.ways_left(&was, now.as_ref()) {
+            messages.extend(self.where_it_left(&leaves, way, now.as_ref())?);
         }
         for way in ways(now.as_ref()) {
             let action = if action == change.action { self.action(change, way, &was) } else { action };
@@ -354,18 +360,36 @@ impl Share {
         way: Way,
         now: Option<&Result<Ways, Withheld>>,
     ) -> Result<Option<Shared<'a>>, &'a str> {
-        let on_leave = match now {
-            // The source deleted it.
-            None => return Ok(Some(self.delete(leaves.change, way, leaves.change.version))),
-            Some(Ok(now)) if now.levels.contains(&way.level) => self.on_leave,
-            Some(Ok(_) | Err(Withheld::Class)) if self.delete_on_class_change => OnLeave::Delete,
-            Some(Ok(_) | Err(Withheld::Class)) => OnLeave::Ignore,
-            Some(Err(_)) => self.on_leave,
-        };
-        match on_leave {
+        // The source deleted it.
+        let Some(now) = now else { return Ok(Some(self.delete(leaves.change, way, leaves.change.version))) };
+        match self.on_leaving(way, now) {
             OnLeave::Delete => Ok(Some(self.delete(leaves.change, way, leaves.change.version.below()))),
             OnLeave::Update => self.record(leaves, way, self.sent_as(leaves.change.action)).map(Some),
             OnLeave::Ignore => Ok(None),
+        }
+    }
+
+    /// The deletes among what goes where the record was and no longer is: they go though the script withholds the record
+    /// or fails on it, for they say nothing of it. None for what the source deleted, which is the script's to withhold.
+    fn deletes_of_left<'a>(
+        &'a self,
+        change: &'a Change,
+        now: Option<&Result<Ways, Withheld>>,
+        was: &Result<Ways, Withheld>,
+    ) -> Vec<Shared<'a>> {
+        let Some(now) = now else { return Vec::new() };
+        let left = self.ways_left(was, Some(now)).into_iter();
+        let deleted = left.filter(|way| self.on_leaving(*way, now) == OnLeave::Delete);
+        deleted.map(|way| self.delete(change, way, change.version.below())).collect()
+    }
+
+    /// What the subscriber of a way gets for a record that an update takes away from it.
+    fn on_leaving(&self, way: Way, now: &Result<Ways, Withheld>) -> OnLeave {
+        match now {
+            Ok(now) if now.levels.contains(&way.level) => self.on_leave,
+            Ok(_) | Err(Withheld::Class) if self.delete_on_class_change => OnLeave::Delete,
+            Ok(_) | Err(Withheld::Class) => OnLeave::Ignore,
+            Err(_) => self.on_leave,
         }
     }
 

@@ -121,6 +121,17 @@ impl Share {
         fitted && now.iter().all(had)
     }
 
+    /// The ways to places where a record was and no longer is, one for each.
+    pub(super) fn ways_left(&self, was: &Result<Ways, Withheld>, now: Option<&Result<Ways, Withheld>>) -> Vec<Way> {
+        let mut left: Vec<Way> = Vec::new();
+        for way in ways(Some(was)).filter(|way| !ways(now).any(|now| self.is_one_place(*way, now))) {
+            if !left.iter().any(|other| self.is_one_place(way, *other)) {
+                left.push(way);
+            }
+        }
+        left
+    }
+
     /// Whether two ways lead under the same table to the same shared queue.
     pub(super) fn is_one_place(&self, one: Way, other: Way) -> bool {
         one.level == other.level && self.routes.same_queue(one.route, other.route)

@@ -303,6 +303,7 @@ pub(super) fn letter(envelope: &Envelope) -> DeadLetter {
         first_at: "2026-11-21T09:00:00Z".parse().expect("a timestamp"),
         at: "2026-11-21T10:00:00Z".parse().expect("a timestamp"),
         behind: None,
+        key_only: false,
     }
 }
 

@@ -85,6 +85,9 @@ const ATTEMPTS: &str = "dead-attempts";
 const QUEUE: &str = "dead-queue";
 const ROUTING_KEY: &str = "dead-routing-key";
 const BEHIND: &str = "dead-behind";
+const HOLDS: &str = "dead-holds";
+/// What [`HOLDS`] says where the producer left out the columns.
+const KEY: &str = "key";
 
 /// One line for a person; what a target says about itself may be longer.
 const ERROR_BYTES_MAX: usize = 1024;
@@ -113,6 +116,8 @@ pub struct DeadLetter {
     pub at: Timestamp,
     /// The id of the dead letter that it waits for.
     pub behind: Option<String>,
+    /// It holds the key of a record and not its columns: there is nothing to apply.
+    pub key_only: bool,
 }
 
 impl DeadLetter {
@@ -141,6 +146,7 @@ impl DeadLetter {
             first_at: first_at.parse().unwrap_or(now),
             at: now,
             behind: None,
+            key_only: false,
         }
     }
 
@@ -166,6 +172,7 @@ impl DeadLetter {
             (ROUTING_KEY.to_owned(), text(&self.routing_key)),
         ]);
         message.headers.extend(self.behind.iter().map(|behind| (BEHIND.to_owned(), text(behind))));
+        message.headers.extend(self.key_only.then(|| (HOLDS.to_owned(), text(KEY))));
         message
     }
 
@@ -187,7 +194,7 @@ impl DeadLetter {
         let mut text = |name| take_text(&mut message, name);
         let (reason, error, attempts) = (text(REASON), text(ERROR), text(ATTEMPTS));
         let (first_at, at, behind) = (text(FIRST_AT), text(AT), text(BEHIND));
-        let (from, routing_key) = (text(QUEUE), text(ROUTING_KEY));
+        let (from, routing_key, holds) = (text(QUEUE), text(ROUTING_KEY), text(HOLDS));
         let at = at.parse().unwrap_or(Timestamp::UNIX_EPOCH);
         Self {
             queue: if from.is_empty() { queue.to_owned() } else { from },
@@ -198,6 +205,7 @@ impl DeadLetter {
             first_at: first_at.parse().unwrap_or(at),
             at,
             behind: (!behind.is_empty()).then_some(behind),
+            key_only: holds == KEY,
             message,
         }
     }
@@ -267,6 +275,7 @@ mod tests {
             first_at: "2026-11-20T10:00:00Z".parse().expect("a timestamp"),
             at: "2026-11-21T10:00:00Z".parse().expect("a timestamp"),
             behind: Some("another".to_owned()),
+            key_only: true,
         }
     }
 
@@ -283,7 +292,7 @@ mod tests {
         let key = letter.routing_key.clone();
         let again = DeadLetter::new(letter.to_replay(), "crm", key, Reason::Seal, "no", 3);
         assert_eq!((again.attempts, again.first_at, again.id()), (5, letter.first_at, "id"));
-        assert_eq!((&again.message, &again.behind), (&letter.message, &None));
+        assert_eq!((&again.message, &again.behind, again.key_only), (&letter.message, &None, false));
         assert!(again.at > letter.at);
     }
 

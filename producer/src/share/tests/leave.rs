@@ -122,3 +122,27 @@ fn a_filter_that_asks_what_changed_is_not_left() {
     let (field, text) = asked.validate().remove(0);
     assert!(field == "on_leave" && text.contains("asks what changed"), "{field}: {text}");
 }
+
+#[test]
+fn a_script_that_withholds_or_fails_does_not_keep_the_delete_from_where_the_record_left() {
+    let (moved, gone) = (moved(Some(incident("1")), "3"), change(Action::Delete, Some(incident("1")), None));
+    for script in ["ignore = true", "throw 1"] {
+        let sent = |on_leave: &str, change: &Change| {
+            let routes = json!([{"when": "priority=1", "queue": "urgent"}]);
+            let rules = json!({"routes": "first", "route": routes, "before_share": script, "on_leave": on_leave});
+            let told = |left: Vec<Shared<'_>>| -> Vec<_> {
+                left.iter().map(|message| (message.action, message.way.route, message.version)).collect()
+            };
+            match share(rules).decide(change) {
+                Decision::SetAside { left, .. } | Decision::Share(left) => told(left),
+                Decision::Withhold(Withheld::Script) => Vec::new(),
+                other @ (Decision::Withhold(_) | Decision::Unfit { .. }) => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(sent("delete", &moved), [(Action::Delete, 1, moved.version.below())], "{script}");
+        // What it says of the record itself is the script's to withhold, and so is the delete of it at the source.
+        for (on_leave, change) in [("update", &moved), ("ignore", &moved), ("delete", &gone)] {
+            assert_eq!(sent(on_leave, change), [], "{script}, {on_leave}");
+        }
+    }
+}
