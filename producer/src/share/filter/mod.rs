@@ -110,9 +110,8 @@ impl fmt::Display for Filter {
                     f.write_str(if place == 0 { "" } else { "^OR" })?;
                     let column = self.columns.get(term.column).map_or("", AsRef::as_ref);
                     let test = term.test.to_string();
-                    let symbol =
-                        term::in_symbols(&test).filter(|_| column.ends_with(|end: char| end.is_ascii_uppercase()));
-                    write!(f, "{column}{}", symbol.as_deref().unwrap_or(&test))?;
+                    let signs = term::in_signs(&test).filter(|_| column.contains(char::is_uppercase));
+                    write!(f, "{column}{}", signs.as_deref().unwrap_or(&test))?;
                 }
             }
         }

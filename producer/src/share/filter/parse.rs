@@ -125,7 +125,7 @@ impl<'a> Parser<'a> {
             if long.is_empty() {
                 return Err(self.error(rest, Fault::Column { found: excerpt(rest) }));
             }
-            if !after.starts_with(['=', '!', '<', '>']) {
+            if !after.starts_with(['=', '!', '<', '>', '*', '%']) {
                 return Err(self.error(rest, Fault::Operator { found: excerpt(rest) }));
             }
             (name, rest) = (long, after);

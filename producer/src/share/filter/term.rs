@@ -217,10 +217,10 @@ impl fmt::Display for Test {
     }
 }
 
-/// A test whose operator has a symbol besides its word, in symbols: a word behind capitals reads as part of another word.
-pub(super) fn in_symbols(test: &str) -> Option<String> {
-    let symbols = [("NOT LIKE", "!*"), ("LIKE", "*"), ("ENDSWITH", "%")];
-    symbols.iter().find_map(|(word, symbol)| Some(format!("{symbol}{}", test.strip_prefix(word)?)))
+/// A test whose operator has a sign besides its word, with the sign: the only form behind a name with upper-case letters.
+pub(super) fn in_signs(test: &str) -> Option<String> {
+    let signs = [("NOT LIKE", "!*"), ("LIKE", "*"), ("ENDSWITH", "%")];
+    signs.iter().find_map(|(word, sign)| Some(format!("{sign}{}", test.strip_prefix(word)?)))
 }
 
 impl fmt::Display for Ask {

@@ -199,11 +199,14 @@ fn names_may_have_digits_and_with_signs_upper_case() {
     for (text, names) in [
         ("caller_id=x^u_2nd<=3", vec!["caller_id", "u_2nd"]),
         ("StageName=Closed Booked^AccountId!=", vec!["StageName", "AccountId"]),
+        ("StageName*Closed^OwnerId%9^ISNOTEMPTYORdue!*7", vec!["StageName", "OwnerId", "ISNOTEMPTYORdue"]),
+        ("AAA%x", vec!["AAA"]),
         ("a=1^b=2^a=3", vec!["a", "b"]),
         ("aSAMEASb^cGT_FIELDa^dMORETHANe@day@before@1", vec!["a", "b", "c", "d", "e"]),
         ("größe>1", vec!["größe"]),
     ] {
         assert_eq!(parse(text).columns().collect::<Vec<_>>(), names, "{text}");
+        assert_eq!(parse(text).to_string(), text);
     }
 }
 
@@ -266,7 +269,6 @@ fn an_error_names_the_place_what_is_there_and_what_is_accepted() {
         ("aDOESNOTHAVEx", "at character 2: DOESNOTHAVE asks for tags"),
         ("nameCONTAINSx", "at character 5: CONTAINS is no operator of conditions; LIKE"),
         ("nameMATCH_RGXx", "at character 5: MATCH_RGX is not supported"),
-        ("AAA%x", "at character 1: found \"AAA%x\" where an operator must be"),
     ] {
         let problem = text.parse::<Filter>().expect_err(text).to_string();
         assert!(problem.starts_with(expected), "{text}: {problem}");
