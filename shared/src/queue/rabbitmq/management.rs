@@ -24,35 +24,27 @@ use super::connection::Server;
 
 /// An interface that does not answer within this time is left.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// An answer about one queue has some kilobytes, and some hundred bytes for each consumer.
-const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// An answer about one queue has some hundred bytes.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
 
-/// What is known of one queue.
+/// What is known of one queue; all absent during its first seconds. Its list of consumers is not asked for: who lost the
+/// partition to a higher priority stays active there.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Seen {
-    /// Messages handed out and not settled; absent during a queue's first seconds.
+    /// Messages handed out and not settled.
     #[serde(rename = "messages_unacknowledged")]
     pub(super) unacked: Option<u64>,
-    #[serde(rename = "consumer_details")]
-    consumers: Vec<Consumer>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Consumer {
-    consumer_tag: String,
-    active: bool,
+    consumers: u32,
+    /// The replica that receives, by its consumer tag.
+    #[serde(rename = "single_active_consumer_tag")]
+    pub(super) owner: Option<String>,
 }
 
 impl Seen {
-    /// The replica that receives, by its consumer tag.
-    pub(super) fn owner(&self) -> Option<String> {
-        self.consumers.iter().find(|consumer| consumer.active).map(|consumer| consumer.consumer_tag.clone())
-    }
-
     /// How many replicas stand by.
     pub(super) fn standby(&self) -> u32 {
-        u32::try_from(self.consumers.iter().filter(|consumer| !consumer.active).count()).unwrap_or(u32::MAX)
+        self.consumers.saturating_sub(self.owner.is_some().into())
     }
 }
 
@@ -111,11 +103,12 @@ async fn ask_all(
 async fn ask(sender: &mut SendRequest<Empty<Bytes>>, url: &Uri, path: &str, login: &str) -> Result<Seen, String> {
     let host = url.authority().map_or("", |authority| authority.as_str());
     let prefix = url.path().trim_end_matches('/');
-    let request = Request::get(format!("{prefix}{path}?columns=messages_unacknowledged,consumer_details"))
-        .header(HOST, host)
-        .header(AUTHORIZATION, login)
-        .body(Empty::new())
-        .map_err(|error| error.to_string())?;
+    let request =
+        Request::get(format!("{prefix}{path}?columns=messages_unacknowledged,consumers,single_active_consumer_tag"))
+            .header(HOST, host)
+            .header(AUTHORIZATION, login)
+            .body(Empty::new())
+            .map_err(|error| error.to_string())?;
     let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
     match answer.status() {
         StatusCode::OK => {}

@@ -208,6 +208,15 @@ async fn the_status_names_owner_and_unsettled_messages_with_the_management_inter
     .await;
     assert_eq!((status.partitions[0].owner.as_deref(), status.partitions[0].ready), (Some(names[1]), 3));
     assert_eq!((status.partitions[1].owner.as_deref(), status.partitions[1].standby), (None, Some(0)));
+
+    // Who lost a partition to a higher priority stands by.
+    names.sort_by_key(|name| priority(name, 1));
+    let _lower = broker.subscriber(QUEUE, 1, &replica(names[0])).await.expect("a subscriber");
+    status_until(&informed_broker, |status| status.partitions[1].owner.as_deref() == Some(names[0])).await;
+    let _higher = broker.subscriber(QUEUE, 1, &replica(names[1])).await.expect("a subscriber");
+    let moved = status_until(&informed_broker, |status| status.partitions[1].standby == Some(1)).await;
+    assert_eq!(moved.partitions[1].owner.as_deref(), Some(names[1]));
+    names.sort_by_key(|name| priority(name, 0));
     assert_eq!(status.untold, None);
 
     let away = informed("http://127.0.0.1:9".to_owned()).status(&queue()).await.expect("what AMQP tells");

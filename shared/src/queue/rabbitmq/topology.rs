@@ -235,7 +235,7 @@ pub(super) async fn status(server: &Server, queue: &SharedQueue) -> Result<Queue
             unacked: seen.and_then(|seen| seen.unacked).or(told.as_ref().map(|told| told.unacked)),
             // Those that stand by are not counted.
             consumers: found.consumer_count(),
-            owner: seen.and_then(Seen::owner).or(told.map(|told| told.owner)),
+            owner: seen.and_then(|seen| seen.owner.clone()).or(told.map(|told| told.owner)),
             standby: seen.map(Seen::standby),
             // Of a message nobody holds it is not told: `basic.get` is not allowed here, and a consumer that looks at one
             // message and goes would put it behind others that came back to the queue.
