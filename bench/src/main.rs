@@ -1,0 +1,212 @@
+//! `bench`: measures Syncline beside PostgreSQL's own logical replication, in one run on the same rows. See README.md.
+
+mod latency;
+mod measure;
+mod plan;
+mod race;
+mod report;
+mod scratch;
+mod side;
+mod stats;
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::measure::{Machine, Parts};
+use crate::plan::{FULL, QUICK, Size, Task, Workload};
+use crate::report::{Latency, Progress, Report, Row};
+use crate::scratch::{Scratch, Servers};
+use crate::side::World;
+
+/// What goes wrong ends the benchmark, so a text is all there is to know.
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// Measures Syncline.
+#[derive(Parser)]
+#[command(name = "bench", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// PostgreSQL -> RabbitMQ -> PostgreSQL, beside PostgreSQL's own logical replication
+    Pipeline(Pipeline),
+}
+
+#[derive(Args)]
+struct Pipeline {
+    /// About one minute instead of ten, with fewer workloads of fewer rows
+    #[arg(long)]
+    quick: bool,
+    /// Only this workload, such as wide-update-100, or all of its like: wide, narrow-update; may be given more than once
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// Records of one load, a multiple of 10000
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(10_000..=10_000_000))]
+    rows: Option<u32>,
+    /// Rows of the bulk share
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    bulk_rows: Option<u32>,
+    /// PostgreSQL with wal_level=logical, as a superuser
+    #[arg(long, env = "SYNCLINE_TEST_POSTGRES_URL", hide_env_values = true, value_name = "URL")]
+    postgres: String,
+    /// RabbitMQ, as an administrator
+    #[arg(long, env = "SYNCLINE_TEST_RABBITMQ_URL", hide_env_values = true, value_name = "URL")]
+    rabbitmq: String,
+    /// Its management interface, with the same login: http://user:password@host:port
+    #[arg(long, env = "SYNCLINE_TEST_RABBITMQ_API", hide_env_values = true, value_name = "URL")]
+    rabbitmq_api: String,
+    /// First process of the PostgreSQL server; found for the servers of tests/services, else its costs are unknown
+    #[arg(long, value_name = "PID")]
+    postgres_pid: Option<u32>,
+    /// First process of RabbitMQ, likewise
+    #[arg(long, value_name = "PID")]
+    rabbitmq_pid: Option<u32>,
+    /// The binary to measure; default: the one that cargo built beside this program
+    #[arg(long, value_name = "FILE")]
+    syncline: Option<PathBuf>,
+    /// Folder for pipeline.json and pipeline.html
+    #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
+    out: PathBuf,
+}
+
+// One thread: what is measured should have the processors.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let Command::Pipeline(options) = Cli::parse().command;
+    match run(&options).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {}", told(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: &Pipeline) -> Result<()> {
+    let workloads = plan::select(&options.only, options.quick)?;
+    let mut size = if options.quick { QUICK } else { FULL };
+    size.rows = options.rows.unwrap_or(size.rows) / 10_000 * 10_000;
+    size.bulk_rows = options.bulk_rows.unwrap_or(size.bulk_rows);
+    let beside = std::env::current_exe()?;
+    let syncline = options.syncline.clone().unwrap_or_else(|| beside.with_file_name("syncline"));
+    if !syncline.is_file() {
+        return Err(format!("{} is not there: build it with `cargo build --release`", syncline.display()).into());
+    }
+    let servers = Servers {
+        postgres: options.postgres.clone(),
+        rabbitmq: options.rabbitmq.clone(),
+        api: options.rabbitmq_api.trim_end_matches('/').to_owned(),
+    };
+    let pids = Parts {
+        postgres: options.postgres_pid.or_else(|| pid(&beside, "postgres", &servers.postgres)),
+        rabbitmq: options.rabbitmq_pid.or_else(|| pid(&beside, "rabbitmq", &servers.rabbitmq)),
+        ..Parts::default()
+    };
+    let mut bench =
+        Bench { servers, pids, syncline, size, progress: Progress::begin(), rows: Vec::new(), latencies: Vec::new() };
+    let (begun, machine) = (jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string(), Machine::see());
+    let versions = bench.versions().await?;
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    for workload in workloads {
+        let name = format!("syncline_bench_{}_{}", std::process::id(), workload.name.replace('-', "_"));
+        let done = tokio::select! {
+            done = bench.measure(workload, &name) => done,
+            _ = interrupt.recv() => Err("interrupted".into()),
+            _ = terminate.recv() => Err("terminated".into()),
+        };
+        // However it ended, nothing stays on the servers.
+        let removed = scratch::remove(&bench.servers, &name).await;
+        done?;
+        removed?;
+    }
+    let report = Report {
+        begun,
+        machine,
+        load_at_the_end: measure::load(),
+        versions,
+        rows: [bench.size.rows, bench.size.bulk_rows],
+        seconds: bench.progress.seconds(),
+        figures: bench.rows,
+        latencies: bench.latencies,
+    };
+    print!("\n{}", report::text::report(&report));
+    std::fs::create_dir_all(&options.out)?;
+    let (json, html) = (options.out.join("pipeline.json"), options.out.join("pipeline.html"));
+    std::fs::write(&json, serde_json::to_string_pretty(&report)?)?;
+    std::fs::write(&html, report::page::page(&report))?;
+    println!("\nEvery target was equal to its source. Figures: {}, plots: {}", json.display(), html.display());
+    Ok(())
+}
+
+/// An error with what is behind it: that of a database says nothing by itself.
+fn told(error: &dyn std::error::Error) -> String {
+    let behind = std::iter::successors(error.source(), |error| error.source());
+    behind.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// A run of the benchmark.
+struct Bench {
+    servers: Servers,
+    pids: Parts<Option<u32>>,
+    syncline: PathBuf,
+    size: Size,
+    progress: Progress,
+    rows: Vec<Row>,
+    latencies: Vec<Latency>,
+}
+
+impl Bench {
+    /// Measures one workload; what it makes on the servers carries this name.
+    async fn measure(&mut self, workload: &Workload, name: &str) -> Result<()> {
+        let scratch = Scratch::create(&self.servers, name)?;
+        self.progress.step(workload.name, "filling tables");
+        let [base, source] = race::fill(workload, &scratch, self.size).await?;
+        let world = World {
+            scratch: &scratch,
+            base,
+            source,
+            table: workload.table,
+            pids: self.pids,
+            syncline: self.syncline.clone(),
+        };
+        if workload.task == Task::Latency {
+            let rates: Vec<u32> = [100, 1000].into_iter().chain(self.half_peak()).collect();
+            let delays = latency::latency(workload, &world, self.size, &rates, &self.progress).await?;
+            self.latencies.extend(delays.into_iter().map(Latency::from));
+        } else {
+            self.rows.extend(report::rows(race::race(workload, &world, self.size, &self.progress).await?));
+        }
+        Ok(())
+    }
+
+    /// Half of what Syncline reached with inserts into the wide table; `None` when that was not measured.
+    fn half_peak(&self) -> Option<u32> {
+        let peak = self.rows.iter().find(|row| row.workload == "wide-insert" && row.side == "AES256")?.rate;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate of some thousands")]
+        let thousands = (peak / 2.0 / 1000.0) as u32;
+        Some(thousands.max(1) * 1000)
+    }
+
+    /// What is measured, and with what.
+    async fn versions(&self) -> Result<Vec<String>> {
+        let syncline = std::process::Command::new(&self.syncline).arg("--version").output()?;
+        let postgres = scratch::connect(&self.servers.postgres).await?;
+        let postgres: String = postgres.query_one("SELECT current_setting('server_version')", &[]).await?.get(0);
+        Ok(vec![String::from_utf8_lossy(&syncline.stdout).trim().to_owned(), format!("PostgreSQL {postgres}")])
+    }
+}
+
+/// The first process of a server that `tests/services` has started, if that is the one at this URL.
+fn pid(beside: &Path, server: &str, url: &str) -> Option<u32> {
+    let services = beside.parent()?.parent()?.join("services");
+    let known = std::fs::read_to_string(services.join("env")).ok()?;
+    known.contains(url).then_some(())?;
+    std::fs::read_to_string(services.join(format!("{server}.pid"))).ok()?.trim().parse().ok()
+}
