@@ -37,12 +37,14 @@ pub(crate) struct Size {
     pub bulk_rows: u32,
     /// Seconds of a steady flow, twice for each side and rate.
     pub latency_s: u32,
+    /// Sides of a workload at most, the first of them.
+    pub sides: usize,
 }
 
 /// About ten minutes on two processors; transactions of 10,000 rows need a multiple of it.
-pub(crate) const FULL: Size = Size { rows: 60_000, bulk_rows: 1_000_000, latency_s: 5 };
+pub(crate) const FULL: Size = Size { rows: 60_000, bulk_rows: 1_000_000, latency_s: 5, sides: 4 };
 /// About one minute.
-pub(crate) const QUICK: Size = Size { rows: 20_000, bulk_rows: 40_000, latency_s: 2 };
+pub(crate) const QUICK: Size = Size { rows: 20_000, bulk_rows: 40_000, latency_s: 2, sides: 2 };
 
 const BOTH: &[Kind] = &[Kind::Replication, Kind::Syncline("AES256")];
 const CIPHERS: &[Kind] =

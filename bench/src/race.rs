@@ -17,7 +17,7 @@ pub(crate) async fn race(
     progress: &Progress,
 ) -> Result<Vec<Figures>> {
     let mut sides = Vec::new();
-    for &kind in workload.sides {
+    for &kind in workload.sides.iter().take(size.sides) {
         progress.step(workload.name, &format!("making {} ready", kind.name()));
         sides.push((kind, Side::create(kind, world).await?, Vec::<Run>::new()));
     }

@@ -100,17 +100,18 @@ pub(crate) fn spans(spans: &[Span]) -> String {
         }
     }
     let height = y + STEP + 4.0;
+    let mut grid = String::new();
     for (value, name) in
         [(0.1, "0.1"), (1.0, "1"), (10.0, "10"), (100.0, "100"), (1000.0, "1,000"), (10_000.0, "10,000 ms")]
     {
         let at = x(value);
         let _ = write!(
-            out,
+            grid,
             "<line x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"18\" y2=\"{height}\" class=\"grid\"/>\
              <text x=\"{at:.1}\" y=\"12\" class=\"scale\">{name}</text>"
         );
     }
-    svg(height, &out)
+    svg(height, &(grid + &out))
 }
 
 fn svg(height: f64, inner: &str) -> String {

@@ -83,9 +83,8 @@ impl Kind {
             Self::Replication => "PostgreSQL",
             Self::Syncline(cipher) => cipher,
             Self::Receive => "pg_recvlogical",
-            Self::Capture => "capture AES256",
+            Self::Capture | Self::BulkShare => "AES256",
             Self::Copy => "COPY | COPY | upsert",
-            Self::BulkShare => "bulk share AES256",
         }
     }
 }

@@ -7,6 +7,8 @@
 //!
 //! Knows nothing of queues or other targets. Fails with [`ApplyError`], sorted by SQLSTATE.
 
+#[cfg(feature = "bench")]
+pub mod bench;
 mod catalog;
 mod config;
 mod copy;

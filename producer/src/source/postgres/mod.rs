@@ -6,6 +6,8 @@
 //! with [`SourceError`]; every failure drops the connections, and the next call starts over from the slot.
 
 mod assemble;
+#[cfg(feature = "bench")]
+pub mod bench;
 mod complete;
 mod config;
 mod connect;

@@ -178,7 +178,7 @@ fn judge(watched: &WatchedTable, row: &SqlRow) -> Found {
 
 impl Table {
     /// A table as the decoder knows it, without a server.
-    #[cfg(any(test, fuzzing))]
+    #[cfg(any(test, fuzzing, feature = "bench"))]
     pub(super) fn plain(name: &str, oid: u32, key: &[&str], partitioned: bool) -> Self {
         Self {
             name: name.into(),
