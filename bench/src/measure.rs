@@ -99,7 +99,10 @@ impl Meter {
                 consumer: pids.consumer.and_then(peak_mib),
                 ..Parts::default()
             },
-            others: busy.map(|busy| busy.saturating_sub(known).saturating_sub(own).as_secs_f64() / until),
+            // What an unknown server used would be taken for noise.
+            others: busy
+                .filter(|_| used.postgres.is_some())
+                .map(|busy| busy.saturating_sub(known).saturating_sub(own).as_secs_f64() / until),
         }
     }
 }

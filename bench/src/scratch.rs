@@ -1,8 +1,11 @@
 //! What a workload makes on the servers: databases with their slots and subscriptions, a virtual host, a folder. All of it
 //! carries one name, by which [`remove`] finds it again, however the workload ended.
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use syncline_shared::config::Secret;
@@ -35,7 +38,9 @@ impl<'a> Scratch<'a> {
     pub(crate) fn create(servers: &'a Servers, name: &str) -> Result<Self> {
         manage(servers, "PUT", &format!("vhosts/{name}"))?;
         let folder = tempfile::tempdir()?;
-        std::fs::write(folder.path().join("key"), "no secret: the key of a benchmark\n")?;
+        // Nobody else's to read, as a key has to be.
+        let mut key = OpenOptions::new().write(true).create_new(true).mode(0o600).open(folder.path().join("key"))?;
+        key.write_all(b"no secret: the key of a benchmark\n")?;
         Ok(Self { servers, name: name.to_owned(), folder })
     }
 
@@ -140,10 +145,10 @@ fn manage(servers: &Servers, method: &str, path: &str) -> Result<()> {
     let mut curl = Command::new("curl");
     curl.args(["-sS", "--fail", "--max-time", "30", "-X", method, "-H", "content-type: application/json", "-d", "{}"]);
     // By standard input, so that no list of processes shows the login.
-    curl.args(["--config", "-"]).stdin(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    curl.args(["--config", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
     let mut child = curl.spawn().map_err(|error| format!("curl is needed for the management interface: {error}"))?;
     if let Some(mut input) = child.stdin.take() {
-        std::io::Write::write_all(&mut input, format!("url = \"{}/api/{path}\"\n", servers.api).as_bytes())?;
+        writeln!(input, "url = \"{}/api/{path}\"", servers.api)?;
     }
     let output = child.wait_with_output()?;
     if output.status.success() {

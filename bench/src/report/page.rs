@@ -119,3 +119,35 @@ fn latencies(report: &Report) -> Vec<Span> {
     }
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::{Machine, Parts, Run};
+    use crate::report::{Figures, Latency, rows};
+
+    #[test]
+    fn a_page_shows_every_figure_and_loads_nothing() {
+        let cpu = Parts { producer: Some(10.0), consumer: None, rabbitmq: Some(2.0), postgres: Some(30.0) };
+        let run = |seconds| Run { rows: 60_000, seconds, cpu, memory: Parts::default(), others: None };
+        let side = |side, seconds| Figures { workload: "wide-mix", side, runs: vec![run(seconds), run(seconds)] };
+        let latency =
+            Latency { side: "AES256".into(), rate: 1000, written: 999.0, p50: 7.0, p99: 20.0, p999: 40.0, rows: 9 };
+        let report = Report {
+            begun: "2026-11-22 08:00 UTC".to_owned(),
+            machine: Machine { model: "A <fast> one".to_owned(), processors: 2, load: "0.10".to_owned() },
+            load_at_the_end: "2.00".to_owned(),
+            versions: vec!["syncline 0.1.0".to_owned()],
+            rows: [60_000, 1_000_000],
+            seconds: 500.0,
+            figures: rows(vec![side("PostgreSQL", 2.0), side("AES256", 4.0)]),
+            latencies: vec![latency],
+        };
+        let page = page(&report);
+        for shown in ["30,000", "15,000", "0.50 (A/A 0 %)", "1,000 rows/s  AES256", "A &lt;fast&gt; one", "7.0 ms"] {
+            assert!(page.contains(shown), "{shown}: {page}");
+        }
+        assert_eq!(page.matches("<svg").count(), 4);
+        assert!(!["http", "src=", "href=", "@import", "<script"].iter().any(|loads| page.contains(loads)), "{page}");
+    }
+}
