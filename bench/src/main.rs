@@ -1,5 +1,6 @@
 //! `bench`: measures Syncline beside PostgreSQL's own logical replication, in one run on the same rows. See README.md.
 
+mod cli;
 mod latency;
 mod measure;
 mod plan;
@@ -13,9 +14,10 @@ mod table;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::cli::{Cli, Command, Pipeline};
 use crate::measure::{Machine, Parts};
 use crate::plan::{FULL, QUICK, Size, Task, Workload};
 use crate::report::{Latency, Progress, Report, Row};
@@ -24,57 +26,6 @@ use crate::side::World;
 
 /// What goes wrong ends the benchmark, so a text is all there is to know.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
-
-/// Measures Syncline.
-#[derive(Parser)]
-#[command(name = "bench", max_term_width = 100)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// PostgreSQL -> RabbitMQ -> PostgreSQL, beside PostgreSQL's own logical replication
-    Pipeline(Pipeline),
-}
-
-#[derive(Args)]
-struct Pipeline {
-    /// About one minute instead of ten, with fewer workloads of fewer rows
-    #[arg(long)]
-    quick: bool,
-    /// Only this workload, such as wide-update-100, or all of its like: wide, narrow-update; may be given more than once
-    #[arg(long, value_name = "NAME")]
-    only: Vec<String>,
-    /// Records of one load, a multiple of 10000
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(10_000..=10_000_000))]
-    rows: Option<u32>,
-    /// Rows of the bulk share
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-    bulk_rows: Option<u32>,
-    /// PostgreSQL with wal_level=logical, as a superuser
-    #[arg(long, env = "SYNCLINE_TEST_POSTGRES_URL", hide_env_values = true, value_name = "URL")]
-    postgres: String,
-    /// RabbitMQ, as an administrator
-    #[arg(long, env = "SYNCLINE_TEST_RABBITMQ_URL", hide_env_values = true, value_name = "URL")]
-    rabbitmq: String,
-    /// Its management interface, with the same login: http://user:password@host:port
-    #[arg(long, env = "SYNCLINE_TEST_RABBITMQ_API", hide_env_values = true, value_name = "URL")]
-    rabbitmq_api: String,
-    /// First process of the PostgreSQL server; found for the servers of tests/services, else its costs are unknown
-    #[arg(long, value_name = "PID")]
-    postgres_pid: Option<u32>,
-    /// First process of RabbitMQ, likewise
-    #[arg(long, value_name = "PID")]
-    rabbitmq_pid: Option<u32>,
-    /// The binary to measure; default: the one that cargo built beside this program
-    #[arg(long, value_name = "FILE")]
-    syncline: Option<PathBuf>,
-    /// Folder for pipeline.json and pipeline.html
-    #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
-    out: PathBuf,
-}
 
 // One thread: what is measured should have the processors.
 #[tokio::main(flavor = "current_thread")]

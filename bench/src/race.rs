@@ -67,14 +67,24 @@ pub(crate) async fn fill(workload: &Workload, scratch: &Scratch<'_>, size: Size)
     Ok([base, source])
 }
 
+/// Planned once for all transactions, and keys looked up in the index, whatever the planner thinks of a series of unknown
+/// length.
+const WRITER: [&str; 5] = [
+    "synchronous_commit = off",
+    "plan_cache_mode = force_generic_plan",
+    "enable_hashjoin = off",
+    "enable_mergejoin = off",
+    "enable_seqscan = off",
+];
+
 /// Writes a load, with a mark at its end, while no side runs.
 async fn write(workload: &Workload, world: &World<'_>, size: Size, load: u32) -> Result<Goal> {
     let source = world.source.connect().await?;
     let rows = match workload.task {
         Task::Changes(change, per_transaction) => {
-            // Keys are looked up in the index, whatever the planner thinks of a series of unknown length.
-            source.batch_execute("SET synchronous_commit = off; SET enable_hashjoin = off").await?;
-            source.batch_execute("SET enable_mergejoin = off; SET enable_seqscan = off").await?;
+            for setting in WRITER {
+                source.batch_execute(&format!("SET {setting}")).await?;
+            }
             source.batch_execute(&world.table.load(change, size.rows, per_transaction, load)).await?;
             size.rows
         }

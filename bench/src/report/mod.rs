@@ -99,39 +99,31 @@ pub(crate) struct Latency {
 /// Makes lines of the sides of one workload; the first is the measure of the others.
 pub(crate) fn rows(sides: Vec<Figures>) -> Vec<Row> {
     let measure = sides.first().map(|side| rate(&side.runs));
-    let row = |(at, Figures { workload, side, runs }): (usize, Figures)| {
-        let part = |part: fn(&Run) -> Parts<Option<f64>>| {
-            let [producer, consumer, rabbitmq, postgres] = [0, 1, 2, 3].map(|at| {
-                let values: Option<Vec<f64>> =
-                    runs.iter().map(|run| part(run).all().get(at).copied().flatten()).collect();
-                values
-            });
-            (producer, consumer, rabbitmq, postgres)
-        };
-        let cpu = part(|run| run.cpu);
-        let memory = part(|run| run.memory);
-        let average = |values: Option<Vec<f64>>| values.map(mean);
-        let peak = |values: Option<Vec<f64>>| values.map(|values| values.into_iter().fold(0.0, f64::max));
-        let others: Option<Vec<f64>> = runs.iter().map(|run| run.others).collect();
-        let rates: Vec<f64> = runs.iter().map(Run::rate).collect();
-        Row {
-            workload: workload.to_owned(),
-            side: side.to_owned(),
-            rate: rate(&runs),
-            ratio: measure.filter(|_| at > 0).map(|measure| rate(&runs) / measure),
-            spread: spread(&rates),
-            cpu: Parts {
-                producer: average(cpu.0),
-                consumer: average(cpu.1),
-                rabbitmq: average(cpu.2),
-                postgres: average(cpu.3),
-            },
-            memory: Parts { producer: peak(memory.0), consumer: peak(memory.1), rabbitmq: None, postgres: None },
-            others: average(others),
-            runs,
-        }
+    let row = |(at, Figures { workload, side, runs }): (usize, Figures)| Row {
+        workload: workload.to_owned(),
+        side: side.to_owned(),
+        rate: rate(&runs),
+        ratio: measure.filter(|_| at > 0).map(|measure| rate(&runs) / measure),
+        spread: spread(&runs.iter().map(Run::rate).collect::<Vec<_>>()),
+        cpu: of_parts(&runs, |run| run.cpu, mean),
+        memory: of_parts(&runs, |run| run.memory, |values| values.into_iter().fold(0.0, f64::max)),
+        others: runs.iter().map(|run| run.others).collect::<Option<Vec<_>>>().map(mean),
+        runs,
     };
     sides.into_iter().enumerate().map(row).collect()
+}
+
+/// One value of all runs for each part; `None` where a run does not know it.
+fn of_parts(runs: &[Run], parts: fn(&Run) -> Parts<Option<f64>>, one: fn(Vec<f64>) -> f64) -> Parts<Option<f64>> {
+    let of = |part: fn(Parts<Option<f64>>) -> Option<f64>| {
+        runs.iter().map(|run| part(parts(run))).collect::<Option<Vec<f64>>>().map(one)
+    };
+    Parts {
+        producer: of(|parts| parts.producer),
+        consumer: of(|parts| parts.consumer),
+        rabbitmq: of(|parts| parts.rabbitmq),
+        postgres: of(|parts| parts.postgres),
+    }
 }
 
 fn rate(runs: &[Run]) -> f64 {
