@@ -21,6 +21,7 @@ use syncline_producer::{bulk, pipeline};
 use syncline_shared::config::QueueConfig;
 use syncline_shared::health::Health;
 use syncline_shared::http;
+use syncline_shared::journal::{Journal, Journals};
 use syncline_shared::metrics;
 use syncline_shared::queue::Broker;
 use syncline_shared::queue::embedded::Embedded;
@@ -54,6 +55,7 @@ pub(crate) async fn run(path: &Path, env: Env, role: Role) -> Result<(), Failure
     };
     tracing::info!(service, version = env!("CARGO_PKG_VERSION"), config = %path.display(), "starting");
     let mut service = Service::new(service)?;
+    service.keep_journals(&config, role);
     service.listen(listen).await?;
     service.start(&config, &load_keyring, role)?;
     service.tasks.run(pending(), Duration::from_millis(grace_ms)).await.map_err(|error| Failure::other(&error))?;
@@ -67,13 +69,36 @@ pub(crate) struct Service {
     pub registry: Registry,
     pub health: Health,
     name: &'static str,
+    producer_journal: Option<syncline_producer::journal::Journal>,
+    consumer_journal: Option<syncline_consumer::journal::Journal>,
+    journals: Journals,
 }
 
 impl Service {
     pub(crate) fn new(name: &'static str) -> Result<Self, Failure> {
         let registry = metrics::registry(name)?;
         let health = Health::new(&registry, name)?;
-        Ok(Self { tasks: TaskGroup::default(), registry, health, name })
+        Ok(Self {
+            tasks: TaskGroup::default(),
+            registry,
+            health,
+            name,
+            producer_journal: None,
+            consumer_journal: None,
+            journals: Journals::default(),
+        })
+    }
+
+    /// Begins the journals of a role that are configured.
+    fn keep_journals(&mut self, config: &Config, role: Role) {
+        if matches!(role, Role::Producer | Role::Both) {
+            self.producer_journal = Journal::new(config.producer.journal);
+            self.journals.add("producer", self.producer_journal.as_ref());
+        }
+        if matches!(role, Role::Consumer | Role::Both) {
+            self.consumer_journal = Journal::new(config.consumer.journal);
+            self.journals.add("consumer", self.consumer_journal.as_ref());
+        }
     }
 
     /// Serves the admin endpoint.
@@ -84,7 +109,8 @@ impl Service {
                 if self.name == "consumer" { "consumer" } else { "producer" }
             ))
         })?;
-        let serve = http::serve(listener, self.registry.clone(), self.health.clone(), self.tasks.stop());
+        let (registry, health, journals) = (self.registry.clone(), self.health.clone(), self.journals.clone());
+        let serve = http::serve(listener, registry, health, journals, self.tasks.stop());
         self.tasks.spawn("http", serve);
         Ok(())
     }
@@ -124,7 +150,8 @@ impl Service {
         let sources: BTreeSet<&str> = config.shares.values().map(|share| share.source.as_str()).collect();
         for name in sources {
             // The stream and the bulk shares beside it decide by rules of their own, with the same counters.
-            let (outlets, bulk_outlets) = (outlets(config, name, &metrics)?, outlets(config, name, &metrics)?);
+            let ready = || Ok::<_, Failure>(outlets(config, name, &metrics)?.journaled(self.producer_journal.clone()));
+            let (outlets, bulk_outlets) = (ready()?, ready()?);
             let (tables, bulk) = (outlets.tables(), config.bulk_shares(name)?);
             let (tasks, producer, health) = (&mut self.tasks, &config.producer, &self.health);
             match config.sources.get(name) {
@@ -167,6 +194,7 @@ impl Service {
                 load_keyring,
                 replica: &replica,
                 metrics: &metrics,
+                journal: self.consumer_journal.as_ref(),
                 health: &self.health,
             };
             let started = match target {

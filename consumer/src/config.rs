@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use syncline_shared::config::{FieldProblem, Section, Tagged};
+use syncline_shared::journal;
 use syncline_shared::script::{DEFAULT_SCRIPT_MS_MAX, SCRIPT_MS_MAX, Script, SyntaxError};
 use syncline_shared::seal::OpenLimits;
 
@@ -184,11 +185,21 @@ pub struct ConsumerConfig {
     pub grace_ms: u64,
     /// Names this replica among its like; default a random name.
     pub replica: Option<String>,
+    /// Entries of the journal that `syncline trace` asks; 0 to 1000000, 0 (the default) is off. One is about 200 bytes.
+    pub journal: u32,
+}
+
+impl ConsumerConfig {
+    /// Every value out of its range: the field, and what is wrong and accepted.
+    #[must_use]
+    pub fn validate(&self) -> Vec<FieldProblem> {
+        journal::check(self.journal).map(|problem| ("journal", problem)).into_iter().collect()
+    }
 }
 
 impl Default for ConsumerConfig {
     fn default() -> Self {
-        Self { http: SocketAddr::from(([127, 0, 0, 1], 9188)), grace_ms: 20_000, replica: None }
+        Self { http: SocketAddr::from(([127, 0, 0, 1], 9188)), grace_ms: 20_000, replica: None, journal: 0 }
     }
 }
 

@@ -3,6 +3,7 @@
 //! The story is in [`pipeline`]; each step has a room of its own. Knows nothing of the producer.
 
 pub mod config;
+pub mod journal;
 pub mod metrics;
 mod open;
 pub mod pipeline;

@@ -21,6 +21,7 @@ use syncline_shared::seal::Keyring;
 use syncline_shared::tasks::{Stop, TaskGroup};
 
 use crate::config::SubscriptionConfig;
+use crate::journal::{Journal, Notes};
 use crate::metrics::{Metrics, SubscriptionMetrics};
 use crate::open::{OpenFault, OpenRules, Opened, open};
 use crate::run::{Progress, Run};
@@ -55,6 +56,8 @@ pub struct Consumer<'a> {
     pub replica: &'a str,
     /// Where to count.
     pub metrics: &'a Metrics,
+    /// Where to note what becomes of records, if that is on.
+    pub journal: Option<&'a Journal>,
     /// Where to say what is paused.
     pub health: &'a Health,
 }
@@ -70,7 +73,7 @@ impl Consumer<'_> {
         broker: &B,
         target: impl Fn(u32) -> T,
     ) -> Result<(), SyntaxError> {
-        let Self { name, config, queue, load_keyring, replica, metrics, health } = self;
+        let Self { name, config, queue, load_keyring, replica, metrics, journal, health } = self;
         let config = Arc::new(config);
         let keyring = Arc::new(load_keyring());
         let metrics = metrics.subscription(name);
@@ -78,7 +81,14 @@ impl Consumer<'_> {
         let scripts = (0..queue.partitions).map(scripts).collect::<Result<Vec<_>, _>>()?;
         for (partition, scripts) in (0..).zip(scripts) {
             let consumer = Partition {
-                settler: Settler::new(broker.clone(), &queue.name, partition, config.clone(), metrics.clone()),
+                settler: Settler::new(
+                    broker.clone(),
+                    &queue.name,
+                    partition,
+                    config.clone(),
+                    metrics.clone(),
+                    Notes::new(journal, name, &queue.name),
+                ),
                 broker: broker.clone(),
                 queue: queue.clone(),
                 options: SubscribeOptions { replica: replica.to_owned(), prefetch: config.prefetch },

@@ -12,6 +12,7 @@ use syncline_shared::seal::{Cipher, Keyring, Seal, seal_as};
 use uuid::Uuid;
 
 use crate::config::{SubscriptionConfig, Unlisted};
+use crate::journal::{self, Notes};
 use crate::metrics::{Fate, SubscriptionMetrics};
 use crate::open::Opened;
 use crate::run::{Outcomes, Run};
@@ -29,10 +30,10 @@ pub(crate) struct Verdict {
 enum Kind {
     /// Its records are in the run, at this place.
     Applied { envelope: Envelope, records: Range<usize> },
-    /// It is set aside as it came.
-    Dead { reason: Reason, error: String },
+    /// It is set aside as it came; with its records where they are known.
+    Dead { reason: Reason, error: String, content: Option<(Envelope, Vec<Record>)> },
     /// It is dropped, as the subscription says.
-    Skipped { envelope: Envelope },
+    Skipped { envelope: Envelope, records: Vec<Record> },
 }
 
 /// Settles the messages of one partition.
@@ -46,6 +47,8 @@ pub(crate) struct Settler<B: Broker> {
     /// Where tables go, by source and table; `None` for tables that are not listed.
     maps: HashMap<(String, String), Option<Arc<TableMap>>>,
     metrics: SubscriptionMetrics,
+    /// Where what is settled is noted, if that is on.
+    notes: Option<Notes>,
 }
 
 impl<B: Broker> Settler<B> {
@@ -55,24 +58,27 @@ impl<B: Broker> Settler<B> {
         partition: u32,
         config: Arc<SubscriptionConfig>,
         metrics: SubscriptionMetrics,
+        notes: Option<Notes>,
     ) -> Self {
-        Self { broker, queue: queue.to_owned(), partition, config, parking: None, maps: HashMap::new(), metrics }
+        let (queue, maps) = (queue.to_owned(), HashMap::new());
+        Self { broker, queue, partition, config, parking: None, maps, metrics, notes }
     }
 
     /// Adds a message's records to the run, or decides that it goes another way.
     pub(crate) fn judge(&mut self, opened: Opened, run: &mut Run) -> Verdict {
         let Opened { delivery, content, .. } = opened;
         let kind = match content {
-            Err(fault) => Kind::Dead { reason: fault.reason(), error: fault.to_string() },
+            Err(fault) => Kind::Dead { reason: fault.reason(), error: fault.to_string(), content: None },
             Ok(content) => match (self.map(content.envelope.route()), self.config.unlisted) {
                 (Some(table), _) => {
                     let (envelope, records) = run.push(table, content);
                     Kind::Applied { envelope, records }
                 }
-                (None, Unlisted::Skip) => Kind::Skipped { envelope: content.envelope },
+                (None, Unlisted::Skip) => Kind::Skipped { envelope: content.envelope, records: content.records },
                 (None, Unlisted::DeadLetter) => Kind::Dead {
                     reason: Reason::Unsubscribed,
                     error: format!("table {} is not in the subscription", content.envelope.route().table),
+                    content: Some((content.envelope, content.records)),
                 },
             },
         };
@@ -120,25 +126,40 @@ impl<B: Broker> Settler<B> {
                         let parked = self.parking().await?.park(&letter).await.map_err(QueueError::Park)?;
                         parked.await.map_err(QueueError::Park)?;
                         self.note(&letter);
+                        self.remember(&envelope, std::iter::once((record, journal::Fate::set_aside(&letter))));
                     }
                     let fates = all().map(|(place, outcome)| (fate(run.made(place), outcome), run.record(place)));
                     self.count(&envelope, fates, now);
+                    let taken =
+                        |(place, outcome)| Some((run.record(place)?, journal::Fate::taken(run.made(place), outcome)?));
+                    self.remember(&envelope, all().filter_map(taken));
                     delivery.ack().await?;
                 }
-                Kind::Dead { reason, error } => {
+                Kind::Dead { reason, error, content } => {
                     let letter = self.letter(&delivery, reason, &error);
                     delivery.dead_letter(self.parking().await?, &letter).await?;
                     self.note(&letter);
+                    if let Some((envelope, records)) = content {
+                        let fate = journal::Fate::set_aside(&letter);
+                        self.remember(&envelope, records.iter().map(|record| (record, fate)));
+                    }
                 }
-                Kind::Skipped { envelope } => {
-                    let Route { action, records, .. } = envelope.route();
-                    let skipped = std::iter::repeat_n(Fate::Skipped, *records as usize);
-                    self.metrics.records(share_label(&envelope), *action, skipped);
+                Kind::Skipped { envelope, records } => {
+                    let skipped = records.iter().map(|_| Fate::Skipped);
+                    self.metrics.records(share_label(&envelope), envelope.route().action, skipped);
+                    self.remember(&envelope, records.iter().map(|record| (record, journal::Fate::Skipped)));
                     delivery.ack().await?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Notes what became of a message's records, for those who ask where one is.
+    fn remember<'r>(&self, envelope: &Envelope, records: impl Iterator<Item = (&'r Record, journal::Fate)>) {
+        if let Some(notes) = &self.notes {
+            notes.note(envelope, records);
+        }
     }
 
     fn count<'r>(

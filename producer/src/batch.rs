@@ -116,6 +116,8 @@ pub struct Batch {
     /// The polls the records came from; the counts sum up to `records`. Once the broker confirmed the batch, each is
     /// [`done`](crate::checkpoint::Checkpoint::done).
     pub tickets: Vec<Ticket>,
+    /// Their places in the journal, in the order they were added; empty while it is off.
+    pub notes: Vec<u64>,
 }
 
 /// A batch that still takes records.
@@ -160,9 +162,9 @@ impl Batcher {
     /// Adds one record; take what that closed with [`Batcher::next_closed`] before adding the next one.
     ///
     /// `key` is [`key_id`](syncline_shared::record::key_id) of the record, `poll` the poll it came from, and `line` what
-    /// [`write_line`](syncline_shared::record::write_line) wrote. When another open batch of the queue holds a record of
+    /// [`write_line`](syncline_shared::record::write_line) wrote; `note` is its place in the journal, if that is on. When another open batch of the queue holds a record of
     /// this key, that batch is closed first.
-    pub fn add(&mut self, lane: &Lane, key: u64, poll: u64, line: &[u8], now: Instant) {
+    pub fn add(&mut self, lane: &Lane, key: u64, poll: u64, line: &[u8], note: Option<u64>, now: Instant) {
         let own = self.lanes.get(lane).copied();
         if let Some(&holder) = self.holders.get(&(lane.queue, key))
             && Some(holder) != own
@@ -181,6 +183,7 @@ impl Batcher {
         let due = now + Duration::from_millis(self.config.linger_ms);
         let open = self.open.entry(serial).or_insert_with(|| Open::new(lane.clone(), due));
         open.push(key, poll, line);
+        open.batch.notes.extend(note);
         let full = open.batch.ndjson.len() >= self.config.batch_bytes_max
             || open.batch.records >= self.config.batch_records_max;
         self.open_bytes += line.len();
@@ -260,7 +263,8 @@ impl Batcher {
 
 impl Open {
     const fn new(lane: Lane, due: Instant) -> Self {
-        Self { batch: Batch { lane, records: 0, ndjson: Vec::new(), tickets: Vec::new() }, keys: Vec::new(), due }
+        let batch = Batch { lane, records: 0, ndjson: Vec::new(), tickets: Vec::new(), notes: Vec::new() };
+        Self { batch, keys: Vec::new(), due }
     }
 
     fn push(&mut self, key: u64, poll: u64, line: &[u8]) {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use serde::Deserialize;
 use syncline_shared::config::{FieldProblem, Section, Tagged};
+use syncline_shared::journal;
 
 use crate::batch::BatchConfig;
 use crate::bulk::BulkConfig;
@@ -21,6 +22,8 @@ pub struct ProducerConfig {
     pub http: SocketAddr,
     /// Milliseconds to finish what is in flight after SIGTERM. Default 20000.
     pub grace_ms: u64,
+    /// Entries of the journal that `syncline trace` asks; 0 to 1000000, 0 (the default) is off. One is about 250 bytes.
+    pub journal: u32,
     /// `[producer.batch]`: when batches close.
     pub batch: BatchConfig,
     /// `[producer.publish]`: how far publishing runs ahead of the broker's confirms.
@@ -34,10 +37,19 @@ impl Default for ProducerConfig {
         Self {
             http: SocketAddr::from(([127, 0, 0, 1], 9187)),
             grace_ms: 20_000,
+            journal: 0,
             batch: BatchConfig::default(),
             publish: PublishConfig::default(),
             bulk: BulkConfig::default(),
         }
+    }
+}
+
+impl ProducerConfig {
+    /// Every value out of its range that no table within it reports: the field, and what is wrong and accepted.
+    #[must_use]
+    pub fn validate(&self) -> Vec<FieldProblem> {
+        journal::check(self.journal).map(|problem| ("journal", problem)).into_iter().collect()
     }
 }
 

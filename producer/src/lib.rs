@@ -6,6 +6,7 @@ pub mod batch;
 pub mod bulk;
 pub mod checkpoint;
 pub mod config;
+pub mod journal;
 pub mod metrics;
 mod offer;
 pub mod outlet;

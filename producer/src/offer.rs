@@ -6,11 +6,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use syncline_shared::journal::record_id;
 use syncline_shared::queue::Reason;
 use syncline_shared::record::{Action, Version, key_id, partition_of, write_line};
 
 use crate::batch::{Batch, BatchConfig, Batcher, Lane, Ticket};
-use crate::outlet::Outlets;
+use crate::journal::{Entry, Fate, Left, Notes};
+use crate::outlet::{Outlet, Outlets};
 use crate::publish::{Job, SetAside};
 use crate::share::{Decision, Shared, Way};
 use crate::source::Change;
@@ -59,6 +61,7 @@ impl Offers {
                 Decision::Share(messages) => messages,
                 Decision::Withhold(reason) => {
                     outlet.metrics.withheld(reason).inc();
+                    self.note(outlet, change, || Fate::Withheld(reason));
                     continue;
                 }
                 Decision::SetAside { table, way, error, left } => {
@@ -102,7 +105,8 @@ impl Offers {
             let error = format!("{} bytes, at most {}", self.line.len(), self.record_bytes_max);
             self.set_aside(&lane, change, version, poll, Reason::Oversize, &error);
         } else {
-            self.batcher.add(&lane, id, poll, &self.line, Instant::now());
+            let note = self.note_left(&lane, change, version, None);
+            self.batcher.add(&lane, id, poll, &self.line, note, Instant::now());
         }
         (lane.queue, id)
     }
@@ -137,8 +141,35 @@ impl Offers {
         let mut ndjson = Vec::new();
         write_line(&mut ndjson, &change.key, version, change.at, None, true);
         let tickets = vec![Ticket { poll, records: 1 }];
-        let job = self.job(Batch { lane: lane.clone(), records: 1, ndjson, tickets });
+        let notes = self.note_left(lane, change, version, Some(reason)).into_iter().collect();
+        let job = self.job(Batch { lane: lane.clone(), records: 1, ndjson, tickets, notes });
         self.set_aside.push_back(Job { set_aside: Some(SetAside { reason, error }), ..job });
+    }
+
+    /// Notes what a share made of a change; its place in the journal, if that is on.
+    fn note(&self, outlet: &Outlet, change: &Change, fate: impl FnOnce() -> Fate) -> Option<u64> {
+        let journal = self.outlets.journal()?;
+        let entry = Entry::new(self.outlets.source(), outlet.share.name(), change, fate());
+        Some(journal.note(record_id(&change.table, &change.key), entry))
+    }
+
+    /// Notes that a record leaves, or for which reason it is set aside instead.
+    fn note_left(&self, lane: &Lane, change: &Change, version: Version, set_aside: Option<Reason>) -> Option<u64> {
+        self.outlets.journal()?;
+        let (outlet, _, queue) = self.outlets.at(lane.share, lane.route)?;
+        let left = || Left {
+            action: lane.action,
+            table: Arc::clone(&lane.table),
+            partial: lane.partial,
+            version,
+            queue,
+            partition: lane.partition,
+            set_aside,
+            message: None,
+            published_at: None,
+            confirmed_at: None,
+        };
+        self.note(outlet, change, || Fate::Left(left()))
     }
 
     /// Whether deciding may take long: a share has a script.
@@ -153,7 +184,7 @@ impl Offers {
 
     /// Makes a closed batch a job for the publisher.
     fn job(&self, batch: Batch) -> Job {
-        let Batch { lane, records, ndjson, tickets } = batch;
+        let Batch { lane, records, ndjson, tickets, notes } = batch;
         let Some((outlet, destination, queue)) = self.outlets.at(lane.share, lane.route) else {
             unreachable!("lanes are made from outlets");
         };
@@ -165,6 +196,7 @@ impl Offers {
             ndjson,
             tickets,
             metrics: outlet.metrics.clone(),
+            notes: Notes::new(self.outlets.journal(), notes),
             set_aside: None,
         }
     }

@@ -8,6 +8,7 @@ use syncline_shared::queue::SharedQueue;
 use syncline_shared::seal::Seal;
 
 use crate::batch::Lane;
+use crate::journal::Journal;
 use crate::metrics::ShareMetrics;
 use crate::share::Share;
 use crate::source::{OnTruncate, WatchedTable};
@@ -40,7 +41,7 @@ pub struct Destination {
 #[derive(Debug)]
 pub struct Outlets {
     /// The source's name, part of every record's identity.
-    source: String,
+    source: Arc<str>,
     outlets: Vec<Outlet>,
     /// The shared queues, each once.
     queues: Vec<(Arc<str>, SharedQueue)>,
@@ -48,6 +49,7 @@ pub struct Outlets {
     queue_of: Vec<Vec<usize>>,
     by_table: HashMap<Arc<str>, Vec<usize>>,
     have_scripts: bool,
+    journal: Option<Journal>,
     /// The origin of a change made at this source.
     own_origin: Arc<[String]>,
 }
@@ -74,12 +76,24 @@ impl Outlets {
         }
         let have_scripts = outlets.iter().any(|outlet| outlet.share.has_script());
         let own_origin = [source.to_owned()].into();
-        Self { source: source.to_owned(), outlets, queues, queue_of, by_table, have_scripts, own_origin }
+        let journal = None;
+        Self { source: source.into(), outlets, queues, queue_of, by_table, have_scripts, journal, own_origin }
+    }
+
+    /// Has what their shares decide noted.
+    #[must_use]
+    pub fn journaled(self, journal: Option<Journal>) -> Self {
+        Self { journal, ..self }
+    }
+
+    /// Where to note what is decided, if that is on.
+    pub(crate) const fn journal(&self) -> Option<&Journal> {
+        self.journal.as_ref()
     }
 
     /// The source's name.
     #[must_use]
-    pub fn source(&self) -> &str {
+    pub const fn source(&self) -> &Arc<str> {
         &self.source
     }
 
@@ -147,7 +161,7 @@ impl Outlets {
     /// What the envelope of a batch of one share says in clear.
     pub(crate) fn route(&self, outlet: &Outlet, lane: &Lane, records: u32) -> Route {
         Route {
-            source: self.source.clone(),
+            source: self.source.to_string(),
             share: outlet.share.name().to_string(),
             table: lane.table.to_string(),
             action: lane.action,

@@ -26,6 +26,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::batch::Ticket;
+use crate::journal::Notes;
 use crate::metrics::{Metrics, ShareMetrics};
 use crate::split::{reopen, smaller};
 
@@ -88,6 +89,8 @@ pub(crate) struct Job {
     pub tickets: Vec<Ticket>,
     /// The share's counters.
     pub metrics: ShareMetrics,
+    /// What the journal has of its records.
+    pub notes: Notes,
     /// Set for a record that cannot be sent: it goes to the dead letters, for this reason.
     pub set_aside: Option<SetAside>,
 }
@@ -109,6 +112,7 @@ struct Item {
     partial: bool,
     tickets: Vec<Ticket>,
     metrics: ShareMetrics,
+    notes: Notes,
     set_aside: Option<SetAside>,
     plain_bytes: usize,
 }
@@ -127,8 +131,8 @@ impl Item {
             }
         };
         job.metrics.sealed_bytes.inc_by(envelope.body_len() as u64);
-        let Job { queue, seal, partial, tickets, metrics, set_aside, .. } = job;
-        Self { queue, seal, envelope, partial, tickets, metrics, set_aside, plain_bytes }
+        let Job { queue, seal, partial, tickets, metrics, notes, set_aside, .. } = job;
+        Self { queue, seal, envelope, partial, tickets, metrics, notes, set_aside, plain_bytes }
     }
 
     /// The shared queue and the partition: what has an order.
@@ -147,6 +151,7 @@ impl Item {
                 ndjson,
                 tickets: self.tickets.clone(),
                 metrics: self.metrics.clone(),
+                notes: self.notes.clone(),
                 set_aside: self.set_aside.clone(),
             };
             smaller(job, bytes, bytes_max)
@@ -315,6 +320,8 @@ impl<B: Broker> Window<B> {
             };
             match published {
                 Ok(confirm) => {
+                    let set_aside = item.set_aside.as_ref().map(|why| why.reason);
+                    item.notes.published(item.envelope.message_id(), set_aside);
                     let confirm = Some(confirm);
                     self.in_flight.extend(self.unsent.pop_front().map(|item| InFlight { item, confirm, sent }));
                 }
@@ -378,6 +385,7 @@ impl<B: Broker> Window<B> {
             Some(_) => &item.metrics.dead_letters,
         };
         counter.inc_by(u64::from(route.records));
+        item.notes.confirmed();
         // The receiver is gone only when the pipeline is: nobody needs the position then.
         let _ = done.send(item.tickets);
     }

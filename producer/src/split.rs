@@ -46,7 +46,8 @@ fn halves(job: Job, first: u32) -> Vec<Job> {
     let cut = ends.take(first as usize).last().unwrap_or_default();
     let (head, tail) = job.ndjson.split_at(cut);
     let (head_tickets, tail_tickets) = split_tickets(&job.tickets, first);
-    let part = |ndjson: &[u8], records: u32, tickets| {
+    let (head_notes, tail_notes) = job.notes.split(first);
+    let part = |ndjson: &[u8], records: u32, tickets, notes| {
         let mut route = job.route.clone();
         route.records = records;
         Job {
@@ -57,10 +58,11 @@ fn halves(job: Job, first: u32) -> Vec<Job> {
             ndjson: ndjson.to_vec(),
             tickets,
             metrics: job.metrics.clone(),
+            notes,
             set_aside: None,
         }
     };
-    vec![part(head, first, head_tickets), part(tail, job.route.records - first, tail_tickets)]
+    vec![part(head, first, head_tickets, head_notes), part(tail, job.route.records - first, tail_tickets, tail_notes)]
 }
 
 /// The tickets of the first records, and of the others. Tickets are in the order of the records.

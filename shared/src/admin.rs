@@ -67,6 +67,7 @@ mod tests {
     use super::*;
     use crate::health::Health;
     use crate::http;
+    use crate::journal::Journals;
     use crate::tasks::TaskGroup;
 
     #[tokio::test]
@@ -76,10 +77,12 @@ mod tests {
         let health = Health::new(&registry, "test").unwrap();
         let listener = http::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let serving = http::serve(listener, registry, health, tasks.stop());
+        let serving = http::serve(listener, registry, health, Journals::default(), tasks.stop());
         let asking = async {
             assert_eq!(read(address, "/readyz").await.unwrap(), (200, "ready\n".to_owned()));
             assert_eq!(read(address, "/healthz").await.unwrap(), (200, "alive\n".to_owned()));
+            assert_eq!(read(address, "/trace/00000000000000ff").await.unwrap(), (200, "[]\n".to_owned()));
+            assert_eq!(read(address, "/trace/INC0000060").await.unwrap().0, 400);
         };
         tokio::select! {
             _ = serving => panic!("it serves on"),

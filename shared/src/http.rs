@@ -1,6 +1,6 @@
-//! The admin endpoint of a service: `/metrics`, `/healthz`, `/readyz`.
+//! The admin endpoint of a service: `/metrics`, `/healthz`, `/readyz`, `/trace/RECORD`.
 //!
-//! Shows counts and states, never a record, a key or a password. It has no login, so what a client can take up is
+//! Shows counts, states and what became of a record by its id; never a record's key or value, a secret or a password. It has no login, so what a client can take up is
 //! bounded: how many connections there are, and how long each may last.
 
 use std::io::{self, ErrorKind};
@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -22,6 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 
 use crate::health::Health;
+use crate::journal::Journals;
 use crate::tasks::Stop;
 
 /// Connections at a time; further ones wait to be taken. A monitoring system needs one, an orchestrator another.
@@ -33,11 +34,18 @@ const CONNECTION_LIFE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// The listener failed.
-pub async fn serve(listener: TcpListener, registry: Registry, health: Health, mut stop: Stop) -> Result<(), io::Error> {
+pub async fn serve(
+    listener: TcpListener,
+    registry: Registry,
+    health: Health,
+    journals: Journals,
+    mut stop: Stop,
+) -> Result<(), io::Error> {
     let router = Router::new()
         .route("/metrics", get(metrics).with_state(registry))
         .route("/healthz", get(async || "alive\n"))
-        .route("/readyz", get(ready).with_state(health));
+        .route("/readyz", get(ready).with_state(health))
+        .route("/trace/{record}", get(trace).with_state(journals));
     let listener = Bounded { listener, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) };
     stop.or(axum::serve(listener, router).into_future()).await.unwrap_or(Ok(()))
 }
@@ -67,6 +75,16 @@ async fn ready(State(health): State<Health>) -> Response {
     }
     let reasons: String = paused.iter().map(|(part, reason)| format!("{part}: {reason}\n")).collect();
     (StatusCode::SERVICE_UNAVAILABLE, reasons).into_response()
+}
+
+/// What the journals have of a record, named by 16 hexadecimal digits ([`crate::journal::record_id`]).
+async fn trace(State(journals): State<Journals>, Path(record): Path<String>) -> Response {
+    match u64::from_str_radix(&record, 16) {
+        Ok(record) => {
+            ([(header::CONTENT_TYPE, "application/json")], format!("{}\n", journals.of(record))).into_response()
+        }
+        Err(_) => (StatusCode::BAD_REQUEST, "a record is named by 16 hexadecimal digits\n").into_response(),
+    }
 }
 
 /// Takes a connection when there is a place for it.
@@ -143,7 +161,7 @@ mod tests {
         let stop = tasks.stop();
         let registry = Registry::new();
         let health = Health::new(&registry, "test").expect("metrics");
-        tasks.spawn("http", serve(listener, registry, health, stop));
+        tasks.spawn("http", serve(listener, registry, health, Journals::default(), stop));
         (tasks, address)
     }
 

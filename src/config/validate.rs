@@ -25,6 +25,7 @@ impl PartialConfig {
     }
 
     fn validate_producer(&self, document: &mut Document<'_>) {
+        document.report("producer", self.producer.validate());
         document.report("producer.batch", self.producer.batch.validate());
         document.report("producer.publish", self.producer.publish.validate());
         document.report("producer.bulk", self.producer.bulk.validate());
@@ -120,6 +121,7 @@ impl PartialConfig {
     }
 
     fn validate_consumer(&self, document: &mut Document<'_>) {
+        document.report("consumer", self.consumer.validate());
         for (name, target) in &self.targets {
             let problems = match target {
                 TargetConfig::Postgres(target) => target.validate(),

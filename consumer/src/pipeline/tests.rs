@@ -29,6 +29,7 @@ struct Scene {
     keyring: Arc<Mutex<Keyring>>,
     health: Health,
     config: SubscriptionConfig,
+    journal: Journal,
 }
 
 impl Scene {
@@ -48,7 +49,8 @@ impl Scene {
             apply_records_max: 1000,
             prefetch: 10,
         };
-        Self { broker: MemoryBroker::new(), target: MemoryTarget::default(), keyring, health, config }
+        let journal = Journal::new(1000).expect("more than none");
+        Self { broker: MemoryBroker::new(), target: MemoryTarget::default(), keyring, health, config, journal }
     }
 
     async fn declared(self) -> Self {
@@ -149,6 +151,7 @@ impl Scene {
             load_keyring: &load_keyring,
             replica: "one",
             metrics: &metrics,
+            journal: Some(&self.journal),
             health: &self.health,
         };
         consumer.start(&mut tasks, broker, |_| self.target.clone()).expect("scripts that compile");
@@ -171,6 +174,12 @@ impl Scene {
 
     async fn dead(&self) -> Vec<DeadLetter> {
         self.broker.dead_letters("crm", 100).await.expect("a list")
+    }
+
+    /// What the journal says became of a record, oldest first.
+    fn fates(&self, table: &str, number: &str) -> Vec<crate::journal::Fate> {
+        let record = syncline_shared::journal::record_id(table, &row(number).select(Columns::new(["number"]), &[0]));
+        self.journal.of(record).entries.into_iter().map(|told| told.fate).collect()
     }
 
     fn numbers(&self) -> Vec<String> {

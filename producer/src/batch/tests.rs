@@ -33,12 +33,15 @@ fn lines(batches: &[Batch]) -> Vec<&str> {
 fn a_batch_closes_on_count_and_names_the_polls_of_its_records() {
     let (mut batcher, now) = (Batcher::new(config()), Instant::now());
     let insert = lane(0, Action::Insert, 2);
-    batcher.add(&insert, 1, 7, b"a\n", now);
-    batcher.add(&insert, 2, 7, b"b\n", now);
+    batcher.add(&insert, 1, 7, b"a\n", Some(4), now);
+    batcher.add(&insert, 2, 7, b"b\n", Some(5), now);
     assert_eq!(drain(&mut batcher), []);
-    batcher.add(&insert, 3, 8, b"c\n", now);
+    batcher.add(&insert, 3, 8, b"c\n", None, now);
     let tickets = vec![Ticket { poll: 7, records: 2 }, Ticket { poll: 8, records: 1 }];
-    assert_eq!(drain(&mut batcher), [Batch { lane: insert, records: 3, ndjson: b"a\nb\nc\n".to_vec(), tickets }]);
+    assert_eq!(
+        drain(&mut batcher),
+        [Batch { lane: insert, records: 3, ndjson: b"a\nb\nc\n".to_vec(), tickets, notes: vec![4, 5] }]
+    );
     assert_eq!((batcher.open_bytes(), batcher.next_deadline()), (0, None));
 }
 
@@ -47,7 +50,7 @@ fn a_batch_is_larger_than_its_limit_only_for_a_record_that_is() {
     let (mut batcher, now) = (Batcher::new(config()), Instant::now());
     let insert = lane(0, Action::Insert, 0);
     for (key, bytes) in [(1, 600), (2, 600), (3, 3000), (4, 1024), (5, 1)] {
-        batcher.add(&insert, key, 0, &vec![b'x'; bytes], now);
+        batcher.add(&insert, key, 0, &vec![b'x'; bytes], None, now);
     }
     let sizes: Vec<_> = drain(&mut batcher).iter().map(|batch| batch.ndjson.len()).collect();
     assert_eq!(sizes, [600, 600, 3000, 1024]);
@@ -58,9 +61,9 @@ fn a_batch_is_larger_than_its_limit_only_for_a_record_that_is() {
 fn a_batch_closes_after_its_linger_counted_from_its_first_record() {
     let (mut batcher, start) = (Batcher::new(config()), Instant::now());
     let ms = |ms| start + Duration::from_millis(ms);
-    batcher.add(&lane(0, Action::Insert, 0), 1, 0, b"a\n", start);
-    batcher.add(&lane(0, Action::Insert, 1), 2, 0, b"b\n", ms(2));
-    batcher.add(&lane(0, Action::Insert, 0), 3, 0, b"c\n", ms(4));
+    batcher.add(&lane(0, Action::Insert, 0), 1, 0, b"a\n", None, start);
+    batcher.add(&lane(0, Action::Insert, 1), 2, 0, b"b\n", None, ms(2));
+    batcher.add(&lane(0, Action::Insert, 0), 3, 0, b"c\n", None, ms(4));
     assert_eq!(batcher.next_deadline(), Some(ms(5)));
     batcher.close_due(ms(4));
     assert_eq!(drain(&mut batcher), []);
@@ -74,19 +77,19 @@ fn a_batch_closes_after_its_linger_counted_from_its_first_record() {
 #[test]
 fn a_record_closes_the_other_batch_that_holds_its_key_and_no_more() {
     let (mut batcher, now) = (Batcher::new(config()), Instant::now());
-    batcher.add(&lane(0, Action::Update, 0), 9, 0, b"other\n", now);
-    batcher.add(&lane(0, Action::Insert, 0), 1, 0, b"insert\n", now);
-    batcher.add(&lane(0, Action::Update, 0), 1, 0, b"update\n", now);
+    batcher.add(&lane(0, Action::Update, 0), 9, 0, b"other\n", None, now);
+    batcher.add(&lane(0, Action::Insert, 0), 1, 0, b"insert\n", None, now);
+    batcher.add(&lane(0, Action::Update, 0), 1, 0, b"update\n", None, now);
     assert_eq!(lines(&drain(&mut batcher)), ["insert\n"]);
-    batcher.add(&lane(0, Action::Update, 0), 1, 0, b"again\n", now);
+    batcher.add(&lane(0, Action::Update, 0), 1, 0, b"again\n", None, now);
     assert_eq!(lines(&drain(&mut batcher)), ["other\nupdate\nagain\n"]);
 }
 
 #[test]
 fn the_same_key_in_another_queue_closes_nothing() {
     let (mut batcher, now) = (Batcher::new(config()), Instant::now());
-    batcher.add(&lane(0, Action::Insert, 0), 1, 0, b"a\n", now);
-    batcher.add(&Lane { queue: 1, ..lane(1, Action::Insert, 0) }, 1, 0, b"b\n", now);
+    batcher.add(&lane(0, Action::Insert, 0), 1, 0, b"a\n", None, now);
+    batcher.add(&Lane { queue: 1, ..lane(1, Action::Insert, 0) }, 1, 0, b"b\n", None, now);
     assert_eq!(drain(&mut batcher), []);
 }
 
@@ -95,8 +98,8 @@ fn changes_of_another_origin_are_a_batch_of_their_own() {
     let (mut batcher, now) = (Batcher::new(config()), Instant::now());
     let local = lane(0, Action::Insert, 0);
     let passed = Lane { origin: Arc::from(["crm".to_owned()]), ..local.clone() };
-    batcher.add(&local, 1, 0, b"a\n", now);
-    batcher.add(&passed, 2, 0, b"b\n", now);
+    batcher.add(&local, 1, 0, b"a\n", None, now);
+    batcher.add(&passed, 2, 0, b"b\n", None, now);
     batcher.close_all();
     let origins: Vec<_> = drain(&mut batcher).into_iter().map(|batch| batch.lane.origin.len()).collect();
     assert_eq!(origins, [0, 1]);
@@ -106,7 +109,7 @@ fn changes_of_another_origin_are_a_batch_of_their_own() {
 fn the_oldest_batches_close_when_all_together_hold_too_much() {
     let (mut batcher, now) = (Batcher::new(config()), Instant::now());
     for partition in 0..3 {
-        batcher.add(&lane(0, Action::Insert, partition), partition.into(), 0, &[b'x'; 900], now);
+        batcher.add(&lane(0, Action::Insert, partition), partition.into(), 0, &[b'x'; 900], None, now);
     }
     let partitions: Vec<_> = drain(&mut batcher).iter().map(|batch| batch.lane.partition).collect();
     assert_eq!((partitions, batcher.open_bytes()), (vec![0], 1800));
@@ -148,7 +151,7 @@ proptest! {
                     let queue = share / 2;
                     let lane = Lane { queue, ..lane(share, action, u32::try_from(key % 2).unwrap()) };
                     let line = format!("{queue}/{key} {number} {}\n", "x".repeat(padding));
-                    batcher.add(&lane, key, number as u64 / 10, line.as_bytes(), now);
+                    batcher.add(&lane, key, number as u64 / 10, line.as_bytes(), None, now);
                     added.entry(format!("{queue}/{key}")).or_default().push(number);
                 }
                 Step::Wait { ms } => {

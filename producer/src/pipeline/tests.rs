@@ -1,6 +1,6 @@
 //! The pipeline from a source to a broker in memory, with faults.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use prometheus::Registry;
 use syncline_shared::envelope::Envelope;
+use syncline_shared::journal::record_id;
 use syncline_shared::queue::memory::MemoryBroker;
 use syncline_shared::queue::{
     Confirm, DeadLetter, PublishError, Publisher, QueueError, QueueStatus, Reason, Settlement, SharedQueue,
@@ -19,6 +20,7 @@ use syncline_shared::seal::{Keyring, OpenLimits, Seal, open};
 use tokio::sync::watch;
 
 use super::*;
+use crate::journal::{FateTold, Journal, LeftTold};
 use crate::outlet::{Destination, Outlet};
 use crate::share::{Share, ShareConfig, Withheld};
 use crate::source::memory::MemorySource;
@@ -186,6 +188,7 @@ struct Scene {
     filter: Option<&'static str>,
     script: Option<&'static str>,
     metrics: Metrics,
+    journal: Journal,
 }
 
 impl Scene {
@@ -194,7 +197,9 @@ impl Scene {
         config.batch.batch_records_max = 3;
         config.publish.window_messages = 4;
         let metrics = Metrics::new(&Registry::new()).expect("a fresh registry");
-        Self { source: MemorySource::default(), broker: Flaky::default(), config, filter: None, script: None, metrics }
+        let (source, broker) = (MemorySource::default(), Flaky::default());
+        let journal = Journal::new(1000).expect("more than none");
+        Self { source, broker, config, filter: None, script: None, metrics, journal }
     }
 
     async fn run_until(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
@@ -212,7 +217,7 @@ impl Scene {
         };
         let mut tasks = TaskGroup::default();
         let health = Health::new(&Registry::new(), "producer").expect("a fresh registry");
-        let outlets = Outlets::new("desk", vec![outlet]);
+        let outlets = Outlets::new("desk", vec![outlet]).journaled(Some(self.journal.clone()));
         start(&mut tasks, self.source.clone(), outlets, self.broker.clone(), &self.config, &self.metrics, &health);
         let met = async {
             for _ in 0..10_000 {
@@ -224,6 +229,20 @@ impl Scene {
             panic!("{what}: never");
         };
         tasks.run(met, Duration::from_secs(10)).await.expect("a clean shutdown");
+    }
+
+    /// What the journal says became of the changes of a record, oldest first.
+    fn fates(&self, key: u64) -> Vec<FateTold> {
+        let record = record_id("incident", &change(key, 1, "").key);
+        self.journal.of(record).entries.into_iter().map(|told| told.fate).collect()
+    }
+
+    /// The same of a record that left once.
+    fn left(&self, key: u64) -> LeftTold {
+        match self.fates(key).as_slice() {
+            [FateTold::Shared(left)] => left.clone(),
+            other => panic!("record {key}: {other:?}"),
+        }
     }
 
     /// Every record at the broker, in the order of its partition.
@@ -260,6 +279,9 @@ async fn the_position_moves_when_everything_is_confirmed_or_withheld() {
     let share = scene.metrics.share("incidents");
     assert_eq!((scene.arrived().await.len(), share.withheld(Withheld::Filter).get()), (40, 20));
     assert!(scene.source.is_closed());
+    let fates: Vec<_> = (0..7).flat_map(|key| scene.fates(key)).collect();
+    let withheld = |fate: &&FateTold| **fate == FateTold::Withheld { reason: Withheld::Filter };
+    assert_eq!((fates.len(), fates.iter().filter(withheld).count()), (60, 20));
 }
 
 #[tokio::test(start_paused = true)]
@@ -418,6 +440,14 @@ async fn a_batch_the_broker_finds_too_large_is_split_until_the_record_to_blame_i
     assert!(!String::from_utf8_lossy(&dead[0].message.body).contains("4711"));
     let share = scene.metrics.share("incidents");
     assert_eq!((share.confirmed(Action::Update).get(), share.dead_letters.get()), (59, 1));
+    // The journal tells the message each of them left with at last.
+    let left: Vec<_> = (1..=60).map(|key| scene.left(key)).collect();
+    assert!(left.iter().all(|left| left.confirmed_at.is_some()), "{left:?}");
+    assert!(left.iter().map(|left| &left.message).collect::<HashSet<_>>().len() > 10, "{left:?}");
+    let (too_large, id) = (&left[19], dead[0].id().to_owned());
+    assert_eq!((too_large.set_aside.as_deref(), too_large.message.as_ref()), (Some("oversize"), Some(&id)));
+    let noted = format!("{:?}", scene.journal);
+    assert!(noted.contains("incidents") && !noted.contains("4711"), "{noted}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -435,6 +465,9 @@ async fn a_record_its_script_fails_on_is_set_aside_sealed_and_the_rest_flows() {
     let error = &dead[0].error;
     assert!(error.contains("table incident, key id") && error.contains("before_share of share incidents"), "{error}");
     assert!(!format!("{dead:?}").contains("4711"));
+    let left = scene.left(2);
+    assert_eq!((left.set_aside.as_deref(), left.confirmed_at.is_some()), (Some("script"), true));
+    assert_eq!(scene.fates(1), [FateTold::Withheld { reason: Withheld::Script }]);
     let share = scene.metrics.share("incidents");
     assert_eq!((share.withheld(Withheld::Script).get(), share.dead_letters.get()), (10, 10));
 }

@@ -28,6 +28,8 @@ pub use route_config::{NoRoute, RouteConfig, RouteMatch};
 pub use ways::Way;
 
 use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use syncline_shared::config::FieldProblem;
@@ -161,6 +163,20 @@ impl Withheld {
             Self::Unchanged => "unchanged",
             Self::Script => "script",
         }
+    }
+}
+
+impl fmt::Display for Withheld {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Withheld {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == word).ok_or(())
     }
 }
 

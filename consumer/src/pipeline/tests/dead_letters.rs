@@ -6,6 +6,7 @@ use syncline_shared::envelope::Envelope;
 use syncline_shared::queue::{Confirm, PublishError, Publisher, QueueStatus, Settlement};
 
 use super::*;
+use crate::journal::{Fate, Waited};
 
 /// A broker that takes dead letters and does not confirm them while it is told so.
 #[derive(Clone)]
@@ -189,6 +190,29 @@ async fn a_table_nobody_subscribed_to_is_set_aside_or_skipped_as_configured() {
     scene.publish("2026-11", "problem", Action::Insert, &[("PRB2", 2)]).await;
     scene.run_until("skipped", async || scene.depth().await == 0).await;
     assert_eq!(scene.dead().await.len(), 1);
+    assert_eq!(scene.fates("problem", "PRB1"), [Fate::set_aside(&scene.dead().await[0])]);
+    assert_eq!(scene.fates("problem", "PRB2"), [Fate::Skipped]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_journal_says_what_became_of_a_record_and_shows_nothing_of_it() {
+    let scene = Scene::new().declared().await;
+    scene.target.refuse("INC3");
+    scene.publish("2026-11", "incident", Action::Insert, &[("INC1", 2), ("INC2", 2), ("INC3", 2)]).await;
+    scene.publish("2026-11", "incident", Action::Insert, &[("INC1", 1), ("INC2", 2)]).await;
+    scene.publish_part("INC3", 4, "four").await;
+    scene.run_until("settled", async || scene.depth().await == 0).await;
+    assert_eq!(scene.fates("incident", "INC1"), [Fate::Applied, Fate::Stale]);
+    assert_eq!(scene.fates("incident", "INC2"), [Fate::Applied, Fate::Duplicate]);
+    let letters = scene.dead().await;
+    assert_eq!(scene.fates("incident", "INC3"), [Fate::set_aside(&letters[0]), Fate::set_aside(&letters[1])]);
+    let Fate::SetAside { reason: Reason::Waits, behind: Some(Waited(behind)), .. } = Fate::set_aside(&letters[1])
+    else {
+        panic!("the part waits: {letters:?}")
+    };
+    assert_eq!(behind.to_string(), letters[0].id());
+    let noted = format!("{:?}", scene.journal);
+    assert!(noted.contains("incident") && !noted.contains(MARKER) && !noted.contains("INC3"), "{noted}");
 }
 
 #[tokio::test(start_paused = true)]
