@@ -5,10 +5,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use syncline_shared::record::{Action, Version};
+use syncline_shared::record::{Action, Row, Version};
 
 use super::fold::{self, Item};
-use super::{Applied, ApplyError, Batch, Outcome, Parked, TableMap, Target};
+use super::{Applied, ApplyError, Batch, Outcome, Parked, Standing, TableMap, Target};
 
 /// Column values as text by name; `None` is null.
 pub type MemoryRow = BTreeMap<String, Option<String>>;
@@ -114,6 +114,17 @@ impl Target for MemoryTarget {
     async fn set_tries(&mut self, _beside: &str, message: &str, tries: u32) -> Result<(), ApplyError> {
         self.state().tries.insert(message.to_owned(), tries);
         Ok(())
+    }
+
+    async fn look(&mut self, table: &TableMap, key: &Row) -> Result<Standing, ApplyError> {
+        let (state, key) = (self.state(), fold::key_name(key));
+        let held = state.tables.get(&table.into).and_then(|rows| rows.get(&key));
+        let parked = state.parked.get(&(table.into.clone(), key)).into_iter().flatten();
+        Ok(Standing {
+            row: held.filter(|(_, row)| row.is_some()).map(|(version, _)| Some(*version)),
+            deleted: held.filter(|(_, row)| row.is_none()).map(|(version, _)| *version),
+            parked: parked.map(|(version, letter)| (*version, letter.clone())).collect(),
+        })
     }
 
     async fn check(&mut self, _tables: &[TableMap]) -> Result<(), Vec<ApplyError>> {

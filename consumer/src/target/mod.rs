@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 
 use serde::Deserialize;
-use syncline_shared::record::{Action, Record};
+use syncline_shared::record::{Action, Record, Row, Version};
 
 /// What a target does where a table or a column is missing.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
@@ -106,6 +106,25 @@ pub struct Applied {
     pub outcomes: Vec<Outcome>,
 }
 
+/// What a target has of one record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// There is a row; with its version, unless Syncline never wrote it.
+    pub row: Option<Option<Version>>,
+    /// The version with which it was deleted, as long as nothing newer came.
+    pub deleted: Option<Version>,
+    /// The versions of it that are dead letters, with their ids, oldest first.
+    pub parked: Vec<(Version, String)>,
+}
+
+impl Standing {
+    /// The newest version it has seen.
+    #[must_use]
+    pub fn version(&self) -> Option<Version> {
+        self.row.flatten().max(self.deleted)
+    }
+}
+
 /// The [`tries`](Target::tries) of a message that an operator wants set aside: more than are ever counted.
 pub const TRIES_PARKED: u32 = 1_000_000;
 
@@ -141,6 +160,12 @@ pub trait Target: Send {
         message: &str,
         tries: u32,
     ) -> impl Future<Output = Result<(), ApplyError>> + Send;
+
+    /// What the target has of the record with this key; for a person who asks. Changes nothing.
+    ///
+    /// # Errors
+    /// [`ApplyError`], of a missing table too.
+    fn look(&mut self, table: &TableMap, key: &Row) -> impl Future<Output = Result<Standing, ApplyError>> + Send;
 
     /// Reaches the target and checks that these tables can be applied to, without changing anything.
     ///

@@ -21,8 +21,10 @@ pub use config::PostgresTargetConfig;
 
 use std::time::{Duration, Instant};
 
+use syncline_shared::record::Row;
+
 use self::session::Session;
-use super::{Applied, ApplyError, Batch, Parked, TableMap, Target};
+use super::{Applied, ApplyError, Batch, Parked, Standing, TableMap, Target};
 
 /// Applies the records of one partition through one connection.
 pub struct PostgresTarget {
@@ -144,6 +146,15 @@ impl Target for PostgresTarget {
         self.answer(async |target| {
             let session = target.session().await?;
             let result = session.set_tries(beside, message, tries).await;
+            target.keep(session, result)
+        })
+        .await
+    }
+
+    async fn look(&mut self, table: &TableMap, key: &Row) -> Result<Standing, ApplyError> {
+        self.answer(async |target| {
+            let session = target.session().await?;
+            let result = session.look(table, key).await;
             target.keep(session, result)
         })
         .await

@@ -4,6 +4,7 @@
 //! new session and tries once more; so nothing here is ever refreshed.
 
 mod learn;
+mod look;
 mod parked;
 
 use std::collections::HashMap;

@@ -22,6 +22,7 @@ mod call;
 mod catalog;
 mod config;
 mod error;
+mod look;
 mod session;
 mod shape;
 mod value;
@@ -30,7 +31,7 @@ pub use config::SqliteTargetConfig;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use syncline_shared::record::{Action, Record};
+use syncline_shared::record::{Action, Record, Row};
 
 use rusqlite::params;
 
@@ -38,7 +39,7 @@ use self::catalog::Table;
 use self::session::Session;
 use self::shape::{FORGET_TRIES, PARK, SET_TRIES, UNPARK};
 use super::fold::key_name;
-use super::{Applied, ApplyError, Batch, Parked, TableMap, Target};
+use super::{Applied, ApplyError, Batch, Parked, Standing, TableMap, Target};
 
 /// Applies the records of one partition through one connection; other partitions may write to the same file.
 pub struct SqliteTarget {
@@ -142,6 +143,11 @@ impl Target for SqliteTarget {
             })
         })
         .await
+    }
+
+    async fn look(&mut self, table: &TableMap, key: &Row) -> Result<Standing, ApplyError> {
+        let (table, key) = (table.clone(), key.clone());
+        self.blocking(move |config, _| look::look(config, &table, &key)).await
     }
 
     async fn check(&mut self, tables: &[TableMap]) -> Result<(), Vec<ApplyError>> {

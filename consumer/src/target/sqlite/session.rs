@@ -172,7 +172,7 @@ fn mark_as_ours(transaction: &Transaction<'_>) -> rusqlite::Result<bool> {
     Ok(is_source)
 }
 
-fn missing_file(config: &SqliteTargetConfig) -> ApplyError {
+pub(super) fn missing_file(config: &SqliteTargetConfig) -> ApplyError {
     ApplyError::Unfit {
         problem: format!("the target's file {} does not exist", config.address()),
         mend: "the target's path, a file with the tables, or `schema = \"evolve\"`".to_owned(),

@@ -29,6 +29,10 @@ pub(super) const ANY_PARKED: &str = "SELECT EXISTS (SELECT 1 FROM _syncline_park
 pub(super) const PARKED_BEFORE: &str = "SELECT letter FROM _syncline_parked \
      WHERE table_name = ?1 AND key = ?2 AND version < ?3 ORDER BY version LIMIT 1";
 
+/// The versions of a record that are parked, with their dead letters, oldest first: table, key.
+pub(super) const PARKED: &str =
+    "SELECT version, letter FROM _syncline_parked WHERE table_name = ?1 AND key = ?2 ORDER BY version";
+
 /// Forgets what is parked of a record: table, key, newest version.
 pub(super) const UNPARK_UPTO: &str =
     "DELETE FROM _syncline_parked WHERE table_name = ?1 AND key = ?2 AND version <= ?3";

@@ -173,7 +173,7 @@ impl Session {
         done.map(drop).map_err(|cause| self.doing(TRIES, &[]).failed(cause))
     }
 
-    async fn exists(&self, table: &str) -> Result<bool, ApplyError> {
+    pub(super) async fn exists(&self, table: &str) -> Result<bool, ApplyError> {
         let asked = self.client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&table]).await;
         asked.map(|row| row.get(0)).map_err(|cause| self.doing("", &[]).failed(cause))
     }
