@@ -44,6 +44,8 @@ pub(crate) enum Command {
     Share(ShareCommand),
     /// Send a share's records now, as they are at the source; goes on where it stopped
     BulkShare(BulkShareArgs),
+    /// Tell where a record is: what each part knows of it, in order, and what comes of that
+    Trace(TraceArgs),
     /// Repair sources
     #[command(subcommand)]
     Source(SourceCommand),
@@ -187,6 +189,32 @@ pub(crate) struct BulkShareArgs {
 
 fn query(text: &str) -> Result<String, String> {
     syncline_producer::bulk::check_query(text).map(|()| text.to_owned())
+}
+
+/// Which record, and whom to ask beside those the configuration names.
+#[derive(Debug, Args)]
+pub(crate) struct TraceArgs {
+    /// The table, as a share or a subscription names it
+    pub table: String,
+    /// The record: the values of its key in their order, or column=value for each; or one unique value, such as a number
+    #[arg(required = true)]
+    pub key: Vec<String>,
+    /// Another producer to ask: http://host:port of its admin endpoint
+    #[arg(long, value_name = "URL", value_parser = service)]
+    pub producer: Vec<String>,
+    /// Another consumer to ask, such as a replica
+    #[arg(long, value_name = "URL", value_parser = service)]
+    pub consumer: Vec<String>,
+}
+
+/// Host and port of an admin endpoint.
+fn service(url: &str) -> Result<String, String> {
+    let address = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
+    match port {
+        Some(Ok(1..)) => Ok(address.to_owned()),
+        Some(Ok(0) | Err(_)) | None => Err("an address such as http://127.0.0.1:9188".to_owned()),
+    }
 }
 
 /// What to do with sources.

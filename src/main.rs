@@ -19,6 +19,7 @@ mod replay;
 mod services;
 mod share;
 mod source;
+mod trace;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -74,6 +75,7 @@ async fn run(cli: Cli, env: Env) -> Result<(), Failure> {
         Command::Share(ShareCommand::List) => share::list(&path, &env, json).await,
         Command::Share(ShareCommand::Test(args)) => Box::pin(share::test(&path, &env, json, &args)).await,
         Command::BulkShare(args) => Box::pin(bulk_share::run(&path, &env, json, args)).await,
+        Command::Trace(args) => Box::pin(trace::run(&path, &env, json, &args)).await,
         Command::Source(SourceCommand::Rebuild { name, whole }) => {
             source::rebuild(&path, &env, json, &name, whole).await
         }
@@ -98,6 +100,7 @@ fn log(command: &Command, env: &Env) {
         | Command::Health
         | Command::Share(_)
         | Command::BulkShare(_)
+        | Command::Trace(_)
         | Command::Source(_)
         | Command::Queue(_)
         | Command::DeadLetter(_)

@@ -66,6 +66,19 @@ async fn the_readme_path_from_postgres_to_postgres_works() {
         crm.rows("SELECT case_number, subject FROM support_case WHERE case_number = 'INC0000001'").await
     })
     .await;
+    let [asked, other] = [("producer", &producer), ("consumer", &consumer)]
+        .map(|(part, service)| format!("--{part}=http://{}", service.address().unwrap()));
+    let trace = async || {
+        let trace = Command::new(env!("CARGO_BIN_EXE_syncline"))
+            .args(["trace", "incident", "INC0000001", &asked, &other, "--config"])
+            .arg(&config)
+            .envs(env.clone())
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&trace.stdout).into_owned();
+        told.contains("applied update") && told.ends_with("In step: target crm has the version last sent.\n")
+    };
+    eventually("it is told", true, trace).await;
     assert!(producer.stop().success() && consumer.stop().success());
 }
 

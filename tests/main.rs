@@ -33,4 +33,5 @@ mod secrets;
 mod shares;
 mod sqlite;
 mod target_faults;
+mod trace;
 mod wire;

@@ -48,7 +48,7 @@ struct Batch {
 pub enum Fate {
     /// The target changed, or a newer change that came with it made that needless.
     Applied,
-    /// The same, as what its script made of it.
+    /// The same, after a script changed it.
     AppliedAs {
         /// As which action.
         #[serde(with = "as_text")]

@@ -11,13 +11,13 @@ use crate::queue::{OnBroker, on_broker, unavailable};
 pub(super) const LOOK_MAX: usize = 10_000;
 
 /// The dead letters of one shared queue, oldest first.
-pub(super) struct Letters {
+pub(crate) struct Letters {
     pub queue: String,
     pub letters: Vec<DeadLetter>,
 }
 
 /// Reads the dead letters of the shared queue with this name, or of all.
-pub(super) async fn read(config: &Config, queue: Option<&str>) -> Result<Vec<Letters>, Failure> {
+pub(crate) async fn read(config: &Config, queue: Option<&str>) -> Result<Vec<Letters>, Failure> {
     struct Read<'a>(Option<&'a str>);
     impl OnBroker for Read<'_> {
         type Output = Vec<Letters>;

@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::queue::table;
 
 /// As much plaintext as a person may want to see at once.
-pub(super) const LIMITS: OpenLimits = OpenLimits { plain_bytes_max: 64 * 1024 * 1024, accept_unsealed: true };
+pub(crate) const LIMITS: OpenLimits = OpenLimits { plain_bytes_max: 64 * 1024 * 1024, accept_unsealed: true };
 
 /// Lists dead letters, oldest first.
 pub(super) async fn list(path: &Path, env: &Env, json: bool, filter: &Filter, limit: usize) -> Result<(), Failure> {

@@ -6,6 +6,9 @@ mod park;
 mod reseal;
 mod settle;
 
+pub(crate) use choose::read;
+pub(crate) use list::LIMITS;
+
 use std::path::Path;
 
 use crate::cli::DeadLetterCommand;

@@ -6,4 +6,5 @@ mod running;
 mod trial;
 
 pub(crate) use list::list;
-pub(crate) use trial::test;
+pub(crate) use report::{Verdict, because, explained};
+pub(crate) use trial::{Tried, find, session, test, tried};

@@ -30,7 +30,7 @@ pub(super) struct Report<'a> {
 /// What the share decided.
 #[derive(Serialize)]
 #[serde(tag = "decision", rename_all = "snake_case")]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     Leaves,
     Withheld {
         #[serde(serialize_with = "word")]
@@ -207,7 +207,7 @@ impl Report<'_> {
 }
 
 /// Why a change is withheld, as a sentence goes on.
-const fn because(reason: Withheld) -> &'static str {
+pub(crate) const fn because(reason: Withheld) -> &'static str {
     match reason {
         Withheld::Action => "the share is not on this action",
         Withheld::Background => "the share is for the work of persons, and a job made the change",
@@ -233,7 +233,7 @@ const fn sign(verdict: Fits) -> &'static str {
 }
 
 /// The filter term by term, with what each was held against.
-fn explained(filter: &Explanation) -> String {
+pub(crate) fn explained(filter: &Explanation) -> String {
     let terms = filter.groups.iter().flat_map(|group| &group.clauses).flat_map(|clause| &clause.terms);
     let width = terms.map(|term| term.term.chars().count()).max().unwrap_or_default().min(TERM_WIDTH);
     let undecided = if filter.verdict == Fits::Unknown { "what is not known does not count against it" } else { "" };

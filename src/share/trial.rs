@@ -10,11 +10,12 @@ use prometheus::Registry;
 use syncline_producer::config::SourceConfig;
 use syncline_producer::metrics::Metrics;
 use syncline_producer::outlet::Outlets;
-use syncline_producer::share::{Decision, ShareConfig};
+use syncline_producer::share::filter::Explanation;
+use syncline_producer::share::{Decision, Share, ShareConfig};
 use syncline_producer::source::postgres::PostgresSource;
 use syncline_producer::source::sqlite::SqliteSource;
 use syncline_producer::source::{Change, Found, Session, SourceError, Wanted, WatchedTable};
-use syncline_producer::trial::try_out;
+use syncline_producer::trial::{Message, try_out};
 use syncline_shared::config::read_bounded;
 use syncline_shared::record::{Action, Columns, Row, Version, read_lines};
 use syncline_shared::tasks::chain;
@@ -37,10 +38,33 @@ pub(crate) async fn test(path: &Path, env: &Env, json: bool, args: &TestArgs) ->
     };
     let tested = compile(&args.name, share)?;
     let (change, mut notes) = change(&config, share, tested.tables(), args).await?;
+    let Tried { verdict, filter, messages } = tried(&config, share, &tested, &change)?;
+    notes.extend(tested.script_log(&change).into_iter().map(|line| format!("the script logs: {line}")));
+    let report = Report { name: &args.name, share, change: &change, notes, verdict, filter, messages };
+    if json {
+        println!("{}", report.to_json());
+    } else {
+        print!("{}", report.to_text());
+    }
+    Ok(())
+}
+
+/// What becomes of a change that is made up.
+pub(crate) struct Tried {
+    /// At the share that is asked.
+    pub(crate) verdict: Verdict,
+    /// Its filter, term by term.
+    pub(crate) filter: Option<Explanation>,
+    /// What every share of the source would send.
+    pub(crate) messages: Vec<Message>,
+}
+
+/// Puts a change to a share, as the producer would.
+pub(crate) fn tried(config: &Config, share: &ShareConfig, tested: &Share, change: &Change) -> Result<Tried, Failure> {
     let metrics = Metrics::new(&Registry::new())?;
     let outlets = config.shares.iter().filter(|(_, other)| other.source == share.source);
-    let outlets = outlets.map(|(name, share)| outlet(&config, name, share, &metrics)).collect::<Result<Vec<_>, _>>()?;
-    let verdict = match tested.decide(&change) {
+    let outlets = outlets.map(|(name, share)| outlet(config, name, share, &metrics)).collect::<Result<Vec<_>, _>>()?;
+    let verdict = match tested.decide(change) {
         Decision::Share(_) => Verdict::Leaves,
         Decision::Withhold(reason) => Verdict::Withheld { reason },
         Decision::SetAside { error, .. } => {
@@ -51,19 +75,11 @@ pub(crate) async fn test(path: &Path, env: &Env, json: bool, args: &TestArgs) ->
     let messages = match verdict {
         Verdict::Unfit { .. } => Vec::new(),
         Verdict::Leaves | Verdict::Withheld { .. } | Verdict::Fails { .. } => {
-            try_out(Outlets::new(&share.source, outlets), &change, &config.producer)
+            try_out(Outlets::new(&share.source, outlets), change, &config.producer)
                 .map_err(|error| Failure::other(&error))?
         }
     };
-    notes.extend(tested.script_log(&change).into_iter().map(|line| format!("the script logs: {line}")));
-    let filter = tested.explain(&change).unwrap_or_default();
-    let report = Report { name: &args.name, share, change: &change, notes, verdict, filter, messages };
-    if json {
-        println!("{}", report.to_json());
-    } else {
-        print!("{}", report.to_text());
-    }
-    Ok(())
+    Ok(Tried { verdict, filter: tested.explain(change).unwrap_or_default(), messages })
 }
 
 /// Makes the change up, and says what of it is not as in life.
@@ -80,7 +96,7 @@ async fn change(
     let mut table =
         stored.iter().find(|table| ***table == *share.table).or(stored.first()).cloned().unwrap_or_default();
     let key = match &args.record {
-        None => match find(config, share, &table, None).await {
+        None => match find(config, &share.source, &table, Wanted::Nothing).await {
             Ok(found) => found.key,
             Err(error) => {
                 let cause = chain(&error);
@@ -93,7 +109,7 @@ async fn change(
             let mut by = Vec::new();
             let mut key = None;
             for stored in stored {
-                let found = find(config, share, stored, Some(record)).await;
+                let found = find(config, &share.source, stored, wanted(record)).await;
                 let found = found.map_err(|error| {
                     Failure::Unavailable(format!("The source {} cannot be asked: {}.", share.source, chain(&error)))
                 })?;
@@ -125,7 +141,10 @@ async fn change(
         table,
         action,
         key: row.select(key, &places),
-        session: session(config, share, args, row),
+        session: match (&args.user, args.background) {
+            (None, false) => session(config, &share.source, row),
+            (user, background) => Session { interactive: Some(!background), user: user.as_deref().map(Into::into) },
+        },
         before,
         after,
         version: Version::new(0, 0, 1),
@@ -136,12 +155,9 @@ async fn change(
     Ok((change, notes))
 }
 
-/// Who makes the change: what the command line says, else the source's rule, else a person.
-fn session(config: &Config, share: &ShareConfig, args: &TestArgs, row: &Row) -> Session {
-    if args.user.is_some() || args.background {
-        return Session { interactive: Some(!args.background), user: args.user.as_deref().map(Into::into) };
-    }
-    let rule = match config.sources.get(&share.source) {
+/// Who makes a change that nobody is named for: by the source's rule, else a person.
+pub(crate) fn session(config: &Config, source: &str, row: &Row) -> Session {
+    let rule = match config.sources.get(source) {
         Some(SourceConfig::Postgres(source)) => source.session.as_ref(),
         Some(SourceConfig::Sqlite(source)) => source.session.as_ref(),
         None => None,
@@ -149,21 +165,19 @@ fn session(config: &Config, share: &ShareConfig, args: &TestArgs, row: &Row) -> 
     rule.map_or(Session { interactive: Some(true), user: None }, |rule| rule.session(row))
 }
 
-/// Looks for the record, or asks for the table's key alone.
-async fn find(
+/// Which record a text names: by its key, or by `column=value,column=value`.
+fn wanted(record: &str) -> Wanted<'_> {
+    let pairs: Option<Vec<_>> = record.split(',').map(|pair| pair.split_once('=')).collect();
+    pairs.map_or(Wanted::Named(record), Wanted::Columns)
+}
+
+/// Looks for a record in a table of a source, or asks for the table's key alone.
+pub(crate) async fn find(
     config: &Config,
-    share: &ShareConfig,
+    name: &str,
     table: &Arc<str>,
-    record: Option<&str>,
+    wanted: Wanted<'_>,
 ) -> Result<Found, SourceError> {
-    let wanted = match record {
-        None => Wanted::Nothing,
-        Some(name) => {
-            let pairs: Option<Vec<_>> = name.split(',').map(|pair| pair.split_once('=')).collect();
-            pairs.map_or(Wanted::Named(name), Wanted::Columns)
-        }
-    };
-    let name = share.source.as_str();
     let tables = vec![WatchedTable { table: Arc::clone(table), ..WatchedTable::default() }];
     match config.sources.get(name) {
         Some(SourceConfig::Postgres(postgres)) => {

@@ -1,6 +1,6 @@
 //! Bulk shares beside the stream, from PostgreSQL and from SQLite, over RabbitMQ.
 
-mod world;
+pub mod world;
 
 use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};

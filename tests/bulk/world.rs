@@ -59,7 +59,8 @@ impl End {
         }
     }
 
-    fn table(&self, kind: &str, name: &str) -> String {
+    /// Its table of the configuration.
+    pub fn table(&self, kind: &str, name: &str) -> String {
         match self {
             Self::Postgres(database) => {
                 let slot = if kind == "source" { format!("slot = \"{}\"\n", database.name) } else { String::new() };

@@ -1,6 +1,7 @@
 //! Before-subscribe scripts on the way of records.
 
 use super::*;
+use crate::journal::Fate;
 
 impl Scene {
     fn script(&mut self, source: &str) {
@@ -30,6 +31,10 @@ async fn a_script_changes_withholds_and_deletes_what_is_applied() {
     assert_eq!(scene.target.calls(), 1);
     assert_eq!(scene.value("INC1", "note").as_deref(), Some("seen as insert of incident"));
     assert_eq!(scene.value("INC4", "note").as_deref(), Some(MARKER));
+    let fates = |number| scene.fates("incident", number);
+    assert_eq!(fates("INC1"), [Fate::AppliedAs { applied_as: Action::Insert }]);
+    assert_eq!((fates("INC2"), fates("INC4")), (vec![Fate::Withheld], vec![Fate::Applied]));
+    assert_eq!(fates("INC3"), [Fate::AppliedAs { applied_as: Action::Delete }]);
     // What was deleted stays so, and what was withheld was never there.
     scene.script("");
     scene.publish("2026-11", "incident", Action::Update, &[("INC2", 2), ("INC3", 2)]).await;
