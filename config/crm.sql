@@ -4,7 +4,8 @@ CREATE TABLE IF NOT EXISTS support_case (
     case_number text PRIMARY KEY,
     subject text NOT NULL,
     priority int,
-    status text
+    status text,
+    changed_by text
 );
 CREATE TABLE IF NOT EXISTS contact (
     user_name text PRIMARY KEY,

@@ -9,9 +9,12 @@ use syncline_consumer::target::postgres::PostgresTarget;
 use syncline_consumer::target::sqlite::SqliteTarget;
 use syncline_consumer::target::{ApplyError, TableMap, Target};
 use syncline_producer::config::SourceConfig;
-use syncline_producer::source::WatchedTable;
+use syncline_producer::share::{Share, ShareConfig};
 use syncline_producer::source::postgres::PostgresSource;
 use syncline_producer::source::sqlite::SqliteSource;
+use syncline_producer::source::{Lookups, Source as _, WatchedTable};
+use syncline_shared::class::Class;
+use syncline_shared::config::Places;
 use syncline_shared::queue::{Broker, QueueError};
 use syncline_shared::tasks::chain;
 
@@ -105,20 +108,50 @@ async fn sources(config: &Config) -> Vec<Finding> {
             .collect();
         let tables: BTreeSet<_> = shares.iter().flat_map(|(share, _)| share.tables()).cloned().collect();
         let tables = tables.into_iter().map(|table| WatchedTable { table, ..WatchedTable::default() }).collect();
-        let checked = match source {
-            SourceConfig::Postgres(postgres) => PostgresSource::new(name, postgres.clone(), tables).check().await,
-            SourceConfig::Sqlite(sqlite) => SqliteSource::new(name, sqlite.clone(), tables).check().await,
+        let (checked, unshown) = match source {
+            SourceConfig::Postgres(postgres) => {
+                let source = PostgresSource::new(name, postgres.clone(), tables);
+                (source.check().await, lookups(&source.lookups(), &shares, &config.places).await)
+            }
+            SourceConfig::Sqlite(sqlite) => {
+                let source = SqliteSource::new(name, sqlite.clone(), tables);
+                (source.check().await, lookups(&source.lookups(), &shares, &config.places).await)
+            }
         };
         let mut problems: Vec<String> = checked.problems.iter().map(|error| chain(error)).collect();
-        let fits: Vec<_> =
-            shares.iter().map(|(share, config)| Fit { share, config, source, checked: &checked }).collect();
+        let fit = |(share, share_config)| Fit {
+            places: &config.places,
+            share,
+            config: share_config,
+            source,
+            checked: &checked,
+        };
+        let fits: Vec<_> = shares.iter().map(|(share, config)| fit((share, *config))).collect();
         problems.extend(fits.iter().flat_map(Fit::problems));
+        problems.extend(unshown);
         let missing = |table| format!("table {table} does not exist; its shares wait for it");
         let mut notes: Vec<String> = checked.missing.iter().map(missing).collect();
         notes.extend(fits.iter().flat_map(Fit::notes));
         findings.push(Finding { system: format!("source {name}"), problems, notes });
     }
     findings
+}
+
+/// The lookup tables of display values that cannot be asked, with the place of the first column that needs each.
+async fn lookups(by: &impl Lookups, shares: &[(Share, &ShareConfig)], places: &Places) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (share, config) in shares {
+        for lookup in share.lookups() {
+            let Err(error) = by.look_up(lookup, &[]).await else { continue };
+            // A source out of reach is told once.
+            if error.class() == Class::Systemic {
+                let column = config.display.iter().find(|(_, one)| *one == lookup).map(|(column, _)| column.as_str());
+                let path = format!("share.{}.display.{}", share.name(), column.unwrap_or_default());
+                problems.push(format!("{}: {}", places.at(&path), chain(&error)));
+            }
+        }
+    }
+    problems
 }
 
 async fn targets(config: &Config) -> Vec<Finding> {

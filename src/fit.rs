@@ -4,11 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use syncline_producer::config::SourceConfig;
-use syncline_producer::share::{Share, ShareConfig, ShareOn};
+use syncline_producer::share::{Share, ShareConfig, ShareOn, display_name};
 use syncline_producer::source::Checked;
+use syncline_shared::config::Places;
 
 /// A share, and what is known of its source.
 pub(crate) struct Fit<'a> {
+    /// Where the share stands in the file.
+    pub places: &'a Places,
     pub share: &'a Share,
     pub config: &'a ShareConfig,
     pub source: &'a SourceConfig,
@@ -18,7 +21,7 @@ pub(crate) struct Fit<'a> {
 impl Fit<'_> {
     /// What keeps the share, or its whole source, from working.
     pub(crate) fn problems(&self) -> Vec<String> {
-        let of_table = |table| [self.unknown_columns(table), self.lacking_before(table)].concat();
+        let of_table = |table| [self.unknown_columns(table), self.lacking_before(table), self.misfits(table)].concat();
         let mut problems: Vec<_> = self.share.tables().iter().flat_map(of_table).collect();
         if let SourceConfig::Sqlite(_) = self.source {
             problems.extend(self.untold_sessions());
@@ -46,6 +49,41 @@ impl Fit<'_> {
             format!("share {name} names column {column}, which table {table} does not have; it has {accepted}")
         };
         unknown.map(tell).collect()
+    }
+
+    /// Masks, names and constants that the table's key or another column has no room for: at run time they stop the whole
+    /// source.
+    fn misfits(&self, table: &Arc<str>) -> Vec<String> {
+        let (columns, key) = (self.checked.columns.get(table), self.checked.keys.get(table));
+        let (Some(columns), Some(key)) = (columns, key) else { return Vec::new() };
+        let others: Vec<_> = columns.iter().filter(|column| !key.contains(column)).map(String::as_str).collect();
+        let (others, all) = (others.join(", "), columns.join(", "));
+        let config = self.config;
+        let mut told = Vec::new();
+        for name in self.share.misfits(columns, key) {
+            let mut tell = |field: &str, text: String| {
+                let path = format!("share.{}.{field}", self.share.name());
+                told.push(format!("{}: {text}", self.places.at(&path)));
+            };
+            let of_key = format!("is part of the key of table {table} and leaves as it is; accepted: {others}");
+            let taken = format!("is the name of another column of table {table} that leaves; any name but {all}");
+            if key.contains(&name) && config.mask.contains_key(&name) {
+                tell(&format!("mask.{name}"), of_key.clone());
+            }
+            if key.contains(&name) && config.rename.contains_key(&name) {
+                tell(&format!("rename.{name}"), format!("{of_key}; a subscription renames key columns"));
+            }
+            for (from, _) in config.rename.iter().filter(|(_, to)| **to == name) {
+                tell(&format!("rename.{from}"), format!("{name} {taken}"));
+            }
+            if config.constants.contains_key(&name) {
+                tell(&format!("constants.{name}"), taken.clone());
+            }
+            for column in config.display.keys().filter(|column| display_name(column) == name) {
+                tell(&format!("display.{column}"), format!("its {name} {taken}"));
+            }
+        }
+        told
     }
 
     /// Values a share cannot do without, and that changes of the table do not carry. At run time that stops the source, but

@@ -28,7 +28,7 @@ fn shares() -> String {
             "mask = { ssn = \"last4\", email = \"hash\", secret = \"redact\" }\nrename = { note = \"remark\" }\n\
              constants = { origin = \"desk\", level = 3 }\nmask_secret = \"a secret of at least thirty-two bytes\"",
         ),
-        share("delta", "columns = \"updated\""),
+        share("delta", "columns = \"updated\"\nid = \"cost\""),
         share("minding", "share_on = [\"state\"]"),
         share("ignoring", "ignore = [\"note\"]"),
     ]
@@ -107,8 +107,8 @@ fn rows_of(table: &str) -> String {
     format!("SELECT id || ' ' || state || ' ' || cost || ' ' || ssn || ' ' || {shown} FROM {table} ORDER BY id")
 }
 
-/// What a part of an update leaves alone at the target.
-const TOUCH: &str = "UPDATE delta SET ssn = 'kept' WHERE id = 1";
+/// What a part of an update leaves alone at the target, and what goes along with each.
+const TOUCH: &str = "UPDATE delta SET ssn = 'kept', cost = 0 WHERE id = 1";
 
 async fn counted(producer: &Service) {
     let withheld = |share: &str, reason: &str| {

@@ -204,9 +204,10 @@ async fn columns_are_masked_and_leave_in_part_and_a_script_changes_them() {
     .await;
     crm.run("UPDATE support_case SET priority = 99 WHERE case_number = 'INC0000001'").await;
     desk.run("UPDATE incident SET sys_updated_on = now() + interval '1 day' WHERE number = 'INC0000002'").await;
-    desk.run("UPDATE incident SET state = 'resolved' WHERE number = 'INC0000001'").await;
-    eventually("the part", vec!["(\"Solved: Cannot log in\",resolved,99)".to_owned()], async || {
-        crm.rows("SELECT subject, status, priority FROM support_case WHERE case_number = 'INC0000001'").await
+    desk.run("UPDATE incident SET state = 'resolved', sys_updated_by = 'user.7' WHERE number = 'INC0000001'").await;
+    eventually("the part", vec!["(\"Solved: Cannot log in\",resolved,99,\"User 7\")".to_owned()], async || {
+        crm.rows("SELECT subject, status, priority, changed_by FROM support_case WHERE case_number = 'INC0000001'")
+            .await
     })
     .await;
     assert_eq!(up.metric("syncline_producer_withheld_total", "reason=\"unchanged\",share=\"incidents\""), 1.0);

@@ -13,6 +13,7 @@ mod columns;
 mod command_line;
 mod dead_letters;
 mod demo;
+mod displays;
 mod examples;
 mod filters;
 mod kit;

@@ -172,6 +172,11 @@ impl Offers {
         self.note(outlet, change, || Fate::Left(left()))
     }
 
+    /// The shares.
+    pub(crate) fn outlets(&self) -> Arc<Outlets> {
+        Arc::clone(&self.outlets)
+    }
+
     /// Whether deciding may take long: a share has a script.
     pub(crate) fn run_scripts(&self) -> bool {
         self.outlets.have_scripts()

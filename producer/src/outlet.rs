@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 
 use syncline_shared::envelope::Route;
 use syncline_shared::queue::SharedQueue;
@@ -11,7 +12,7 @@ use crate::batch::Lane;
 use crate::journal::Journal;
 use crate::metrics::ShareMetrics;
 use crate::share::Share;
-use crate::source::{OnTruncate, WatchedTable};
+use crate::source::{Change, Lookups, OnTruncate, SourceError, WatchedTable};
 
 /// One share with everything it needs to send.
 #[derive(Debug)]
@@ -50,6 +51,7 @@ pub struct Outlets {
     by_table: HashMap<Arc<str>, Vec<usize>>,
     have_scripts: bool,
     journal: Option<Journal>,
+    have_displays: bool,
     /// The origin of a change made at this source.
     own_origin: Arc<[String]>,
 }
@@ -75,9 +77,20 @@ impl Outlets {
             }
         }
         let have_scripts = outlets.iter().any(|outlet| outlet.share.has_script());
+        let have_displays = outlets.iter().any(|outlet| outlet.share.has_displays());
         let own_origin = [source.to_owned()].into();
         let journal = None;
-        Self { source: source.into(), outlets, queues, queue_of, by_table, have_scripts, journal, own_origin }
+        Self {
+            source: source.into(),
+            outlets,
+            queues,
+            queue_of,
+            by_table,
+            have_scripts,
+            have_displays,
+            journal,
+            own_origin,
+        }
     }
 
     /// Has what their shares decide noted.
@@ -126,6 +139,22 @@ impl Outlets {
         self.have_scripts
     }
 
+    /// Whether a share adds display values.
+    pub(crate) const fn have_displays(&self) -> bool {
+        self.have_displays
+    }
+
+    /// Looks up the display values that the shares need to decide about changes: one query for each lookup table.
+    ///
+    /// # Errors
+    /// [`SourceError`]; nothing may be decided about these changes then, and the same again may help.
+    pub async fn look_up(&self, changes: &[Change], lookups: &impl Lookups) -> Result<(), SourceError> {
+        for outlet in &self.outlets {
+            look_up(&outlet.share, changes, lookups).await?;
+        }
+        Ok(())
+    }
+
     /// The shared queues, each once.
     pub(crate) fn queues(&self) -> Vec<SharedQueue> {
         self.queues.iter().map(|(_, queue)| queue.clone()).collect()
@@ -170,4 +199,19 @@ impl Outlets {
             origin: lane.origin.to_vec(),
         }
     }
+}
+
+/// Looks up the display values that one share needs to decide about changes.
+///
+/// # Errors
+/// [`SourceError`]; nothing may be decided about these changes then, and the same again may help.
+pub async fn look_up(share: &Share, changes: &[Change], lookups: &impl Lookups) -> Result<(), SourceError> {
+    let now = Instant::now();
+    let missing = share.missing_displays(changes, now);
+    for (number, references) in missing {
+        let Some(lookup) = share.lookups().nth(number) else { unreachable!("it is one of them") };
+        let values = lookups.look_up(lookup, &references).await?;
+        share.keep_displays(number, references, values, now);
+    }
+    Ok(())
 }

@@ -22,7 +22,7 @@ use crate::metrics::{LogMetrics, Metrics};
 use crate::offer::{Offers, UnfitShare};
 use crate::outlet::Outlets;
 use crate::publish::{Job, Window};
-use crate::source::{PollLimit, Polled, Source, SourceError, poll_or_tend};
+use crate::source::{Lookups, PollLimit, Polled, Source, SourceError, poll_or_tend};
 
 /// Closed batches waiting for the publisher; it has a window of its own.
 const JOBS: usize = 4;
@@ -62,6 +62,7 @@ pub fn start<S: Source + 'static, B: Broker>(
         }
     });
     let reader = Reader {
+        lookups: source.lookups(),
         source,
         offers: Offers::new(outlets, config.batch, config.publish.record_bytes_max),
         checkpoint: Checkpoint::default(),
@@ -70,6 +71,7 @@ pub fn start<S: Source + 'static, B: Broker>(
         log: metrics.log(&name),
         reconnects: metrics.reconnects("source"),
         unstored: None,
+        held: None,
     };
     let stop = tasks.stop();
     tasks.spawn("reader", reader.run(jobs, stop));
@@ -77,6 +79,7 @@ pub fn start<S: Source + 'static, B: Broker>(
 
 struct Reader<S: Source> {
     source: S,
+    lookups: S::Lookups,
     offers: Offers,
     checkpoint: Checkpoint<S::Position>,
     confirmed: mpsc::UnboundedReceiver<Vec<Ticket>>,
@@ -85,6 +88,8 @@ struct Reader<S: Source> {
     reconnects: IntCounter,
     /// A confirmed position the source could not store yet.
     unstored: Option<S::Position>,
+    /// A poll whose display values are being looked up; nothing of it is decided before all are there.
+    held: Option<Polled<S::Position>>,
 }
 
 impl<S: Source> Reader<S> {
@@ -93,6 +98,8 @@ impl<S: Source> Reader<S> {
         let mut retry_at = None;
         let mut halted = false;
         let mut next_job = None;
+        let outlets = self.offers.outlets();
+        let (mut look_backoff, mut look_at) = (Backoff::default(), None);
         loop {
             next_job = next_job.or_else(|| self.offers.next_job());
             let wake = retry_at.into_iter().chain(self.offers.next_deadline()).min();
@@ -114,20 +121,30 @@ impl<S: Source> Reader<S> {
                     self.offers.close_due(now);
                     self.store().await;
                 }
-                polled = poll_or_tend(&mut self.source, next_job.is_none().then_some(POLL)), if retry_at.is_none() && !halted => {
+                looked = look_up(&outlets, self.held.as_ref(), &self.lookups, look_at), if self.held.is_some() && !halted => match looked {
+                    Ok(()) => {
+                        look_backoff.reset();
+                        look_at = None;
+                        let Some(polled) = self.held.take() else { continue };
+                        halted = self.took(polled, &stop).await;
+                    }
+                    Err(error) => {
+                        self.part.pause(error.class(), &error);
+                        self.reconnects.inc();
+                        look_at = Some(Instant::now() + look_backoff.next_wait());
+                    }
+                },
+                polled = poll_or_tend(&mut self.source, (next_job.is_none() && self.held.is_none()).then_some(POLL)), if retry_at.is_none() && !halted => {
                     self.log.note(&self.source);
                     let Some(polled) = polled else { continue };
-                    match polled.map(|polled| self.take(polled, &stop)) {
-                        Ok(Ok(())) => {
+                    match polled {
+                        Ok(polled) => {
                             backoff.reset();
-                            self.part.works();
-                            // What is withheld, and what an idle source reports, moves the position without a confirm.
-                            self.advance().await;
-                        }
-                        Ok(Err(unfit)) => {
-                            // Only another configuration helps; what was read is read again after the restart.
-                            self.part.pause(Class::Systemic, &unfit);
-                            halted = true;
+                            if outlets.have_displays() {
+                                self.held = Some(polled);
+                            } else {
+                                halted = self.took(polled, &stop).await;
+                            }
                         }
                         Err(error) => {
                             self.part.pause(error.class(), &error);
@@ -143,6 +160,23 @@ impl<S: Source> Reader<S> {
         }
         self.drain(jobs, next_job).await;
         Ok(())
+    }
+
+    /// Decides about a poll; whether that is the end of the work.
+    async fn took(&mut self, polled: Polled<S::Position>, stop: &Stop) -> bool {
+        match self.take(polled, stop) {
+            Ok(()) => {
+                self.part.works();
+                // What is withheld, and what an idle source reports, moves the position without a confirm.
+                self.advance().await;
+                false
+            }
+            Err(unfit) => {
+                // Only another configuration helps; what was read is read again after the restart.
+                self.part.pause(Class::Systemic, &unfit);
+                true
+            }
+        }
     }
 
     /// Decides what leaves of a poll's changes and adds it to batches. Scripts take this thread out of those that do I/O.
@@ -208,6 +242,20 @@ impl<S: Source> Reader<S> {
             self.confirm(tickets).await;
         }
         self.source.close().await;
+    }
+}
+
+/// Looks up what a poll needs, not before a time. Cancel-safe: what was found is kept.
+async fn look_up<P>(
+    outlets: &Outlets,
+    held: Option<&Polled<P>>,
+    lookups: &impl Lookups,
+    at: Option<Instant>,
+) -> Result<(), SourceError> {
+    sleep_until(at).await;
+    match held {
+        Some(polled) => outlets.look_up(&polled.changes, lookups).await,
+        None => Ok(()),
     }
 }
 

@@ -16,7 +16,7 @@ use syncline_producer::config::{ProducerConfig, SourceConfig};
 use syncline_producer::outlet::Destination;
 use syncline_producer::share::{SealWith, Share, ShareConfig, no_meaning};
 use syncline_shared::config::{
-    Document, FieldProblem, Problems, QueueConfig, SharedQueueConfig, keyring, read_bounded,
+    Document, FieldProblem, Places, Problems, QueueConfig, SharedQueueConfig, keyring, read_bounded,
 };
 use syncline_shared::queue::SharedQueue;
 use syncline_shared::seal::{Keyring, Seal};
@@ -61,6 +61,8 @@ pub(crate) enum Role {
 /// A valid configuration.
 #[derive(Debug)]
 pub(crate) struct Config {
+    /// Where its keys stand in the file.
+    pub places: Places,
     pub queue: QueueConfig,
     pub keyring: Keyring,
     pub shared_queues: BTreeMap<String, SharedQueue>,
@@ -122,6 +124,7 @@ impl Config {
             share.tables = config.sources.get(&share.source).map(|source| source.tables().clone()).unwrap_or_default();
         }
         config.validate(&mut document, role);
+        let places = document.places().clone();
         document.finish(&TABLES)?;
         let PartialConfig {
             queue,
@@ -138,6 +141,7 @@ impl Config {
         } = config;
         let Some(queue) = queue else { unreachable!("its absence or its fault was reported") };
         Ok(Self {
+            places,
             queue,
             keyring,
             shared_queues,

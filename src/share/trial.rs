@@ -9,12 +9,12 @@ use jiff::Timestamp;
 use prometheus::Registry;
 use syncline_producer::config::SourceConfig;
 use syncline_producer::metrics::Metrics;
-use syncline_producer::outlet::Outlets;
+use syncline_producer::outlet::{Outlets, look_up};
 use syncline_producer::share::filter::Explanation;
 use syncline_producer::share::{Decision, Share, ShareConfig};
 use syncline_producer::source::postgres::PostgresSource;
 use syncline_producer::source::sqlite::SqliteSource;
-use syncline_producer::source::{Change, Found, Session, SourceError, Wanted, WatchedTable};
+use syncline_producer::source::{Change, Found, Lookups, Session, Source as _, SourceError, Wanted, WatchedTable};
 use syncline_producer::trial::{Message, try_out};
 use syncline_shared::config::read_bounded;
 use syncline_shared::record::{Action, Columns, Row, Version, read_lines};
@@ -38,7 +38,7 @@ pub(crate) async fn test(path: &Path, env: &Env, json: bool, args: &TestArgs) ->
     };
     let tested = compile(&args.name, share)?;
     let (change, mut notes) = change(&config, share, tested.tables(), args).await?;
-    let Tried { verdict, filter, messages } = tried(&config, share, &tested, &change)?;
+    let Tried { verdict, filter, messages } = tried(&config, share, &tested, &change).await?;
     notes.extend(tested.script_log(&change).into_iter().map(|line| format!("the script logs: {line}")));
     let report = Report { name: &args.name, share, change: &change, notes, verdict, filter, messages };
     if json {
@@ -60,10 +60,17 @@ pub(crate) struct Tried {
 }
 
 /// Puts a change to a share, as the producer would.
-pub(crate) fn tried(config: &Config, share: &ShareConfig, tested: &Share, change: &Change) -> Result<Tried, Failure> {
+pub(crate) async fn tried(
+    config: &Config,
+    share: &ShareConfig,
+    tested: &Share,
+    change: &Change,
+) -> Result<Tried, Failure> {
     let metrics = Metrics::new(&Registry::new())?;
     let outlets = config.shares.iter().filter(|(_, other)| other.source == share.source);
     let outlets = outlets.map(|(name, share)| outlet(config, name, share, &metrics)).collect::<Result<Vec<_>, _>>()?;
+    let outlets = Outlets::new(&share.source, outlets);
+    show(config, share, tested, &outlets, change).await?;
     let verdict = match tested.decide(change) {
         Decision::Share(_) => Verdict::Leaves,
         Decision::Withhold(reason) => Verdict::Withheld { reason },
@@ -75,8 +82,7 @@ pub(crate) fn tried(config: &Config, share: &ShareConfig, tested: &Share, change
     let messages = match verdict {
         Verdict::Unfit { .. } => Vec::new(),
         Verdict::Leaves | Verdict::Withheld { .. } | Verdict::Fails { .. } => {
-            try_out(Outlets::new(&share.source, outlets), change, &config.producer)
-                .map_err(|error| Failure::other(&error))?
+            try_out(outlets, change, &config.producer).map_err(|error| Failure::other(&error))?
         }
     };
     Ok(Tried { verdict, filter: tested.explain(change).unwrap_or_default(), messages })
@@ -186,6 +192,41 @@ pub(crate) async fn find(
         Some(SourceConfig::Sqlite(sqlite)) => SqliteSource::new(name, sqlite.clone(), tables).find(&wanted),
         None => unreachable!("checked on loading"),
     }
+}
+
+/// Looks up the display values the shares need, as they are at the source now.
+async fn show(
+    config: &Config,
+    share: &ShareConfig,
+    tested: &Share,
+    outlets: &Outlets,
+    change: &Change,
+) -> Result<(), Failure> {
+    let (name, changes) = (share.source.as_str(), std::slice::from_ref(change));
+    let looked_up = match config.sources.get(name) {
+        Some(SourceConfig::Postgres(postgres)) => {
+            let source = PostgresSource::new(name, postgres.clone(), Vec::new());
+            show_by(&source.lookups(), tested, outlets, changes).await
+        }
+        Some(SourceConfig::Sqlite(sqlite)) => {
+            let source = SqliteSource::new(name, sqlite.clone(), Vec::new());
+            show_by(&source.lookups(), tested, outlets, changes).await
+        }
+        None => unreachable!("checked on loading"),
+    };
+    looked_up.map_err(|error| {
+        Failure::Unavailable(format!("The source {name} cannot be asked for display values: {}.", chain(&error)))
+    })
+}
+
+async fn show_by(
+    lookups: &impl Lookups,
+    tested: &Share,
+    outlets: &Outlets,
+    changes: &[Change],
+) -> Result<(), SourceError> {
+    look_up(tested, changes, lookups).await?;
+    outlets.look_up(changes, lookups).await
 }
 
 /// Reads a record from a file, its numbers as they are written.

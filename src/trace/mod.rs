@@ -24,7 +24,7 @@ pub(crate) async fn run(path: &Path, env: &Env, json: bool, args: &TraceArgs) ->
     let subject = Subject::find(&config, &args.table, &args.key).await?;
     let mut known = Known::default();
     services::ask(&mut known, &config, &subject, args).await;
-    places::at_source(&mut known, &config, &subject);
+    places::at_source(&mut known, &config, &subject).await;
     places::at_targets(&mut known, &config, &subject).await;
     let broker_answers = places::among_dead_letters(&mut known, &config, &subject).await;
     let mut conclusion = verdict::conclude(&known);

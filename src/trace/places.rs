@@ -28,7 +28,7 @@ use crate::share::{Verdict, session, tried};
 const WRITER: &str = "trace";
 
 /// Whether the sources have the record, and what its shares would do with it.
-pub(super) fn at_source(known: &mut Known, config: &Config, subject: &Subject<'_>) {
+pub(super) async fn at_source(known: &mut Known, config: &Config, subject: &Subject<'_>) {
     known.notes.extend(subject.notes.iter().cloned());
     for (name, found) in &subject.sources {
         let at = match found {
@@ -44,13 +44,16 @@ pub(super) fn at_source(known: &mut Known, config: &Config, subject: &Subject<'_
     for sharing in &subject.shares {
         let found = subject.sources.get(sharing.config.source.as_str()).and_then(|found| found.as_ref().ok());
         let here = found.and_then(Option::as_ref).filter(|here| sharing.share.tables().contains(&here.table));
-        let tried = here.and_then(|here| match try_out(config, sharing, here, &subject.key) {
-            Ok(tried) => Some(tried),
-            Err(error) => {
-                known.note(format!("share {} cannot be tried: {error}", sharing.name));
-                None
-            }
-        });
+        let tried = match here {
+            None => None,
+            Some(here) => match try_out(config, sharing, here, &subject.key).await {
+                Ok(tried) => Some(tried),
+                Err(error) => {
+                    known.note(format!("share {} cannot be tried: {error}", sharing.name));
+                    None
+                }
+            },
+        };
         let queues: BTreeSet<_> = config.destinations(sharing.config).into_iter().map(|one| one.queue.name).collect();
         known.shares.push(Now { share: sharing.name.to_owned(), queues: queues.into_iter().collect(), tried });
     }
@@ -58,7 +61,7 @@ pub(super) fn at_source(known: &mut Known, config: &Config, subject: &Subject<'_
 
 /// Puts the record as it is now to a share: whether it is one of the share's, and then as an update, or an insert where the
 /// share is not on those.
-fn try_out(config: &Config, sharing: &Sharing<'_>, here: &record::AtSource, key: &Row) -> Result<Tried, String> {
+async fn try_out(config: &Config, sharing: &Sharing<'_>, here: &record::AtSource, key: &Row) -> Result<Tried, String> {
     let Sharing { name, config: own, share } = sharing;
     let change = Change {
         table: here.table.clone(),
@@ -80,7 +83,7 @@ fn try_out(config: &Config, sharing: &Sharing<'_>, here: &record::AtSource, key:
         let filter = share.explain(&change).unwrap_or_default();
         return Ok(Tried { verdict: Verdict::Withheld { reason }, filter, messages: Vec::new() });
     }
-    let crate::share::Tried { verdict, filter, messages } = tried(config, own, share, &change).map_err(text)?;
+    let crate::share::Tried { verdict, filter, messages } = tried(config, own, share, &change).await.map_err(text)?;
     let routes =
         || messages.iter().map(|one| (&one.queue, one.envelope.route())).filter(|(_, route)| route.share == *name);
     // Where it may have been before is no place it goes to.

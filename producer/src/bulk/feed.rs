@@ -115,9 +115,14 @@ impl<K: Stock> Feed<K> {
 
 impl<K: Stock> Source for Feed<K> {
     type Position = Place;
+    type Lookups = K;
 
     const WHAT: &'static str = "bulk shares of source";
     const IN_BACKGROUND: bool = true;
+
+    fn lookups(&self) -> K {
+        self.stock.clone()
+    }
 
     fn needed(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut wanted = self.wanted.clone();

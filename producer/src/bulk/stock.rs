@@ -7,10 +7,10 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::order::{Key, Range};
-use crate::source::{Change, SourceError};
+use crate::source::{Change, Lookups, SourceError};
 
 /// A source as bulk shares see it, beside the stream of its changes. Clones are one source.
-pub trait Stock: Clone + Send + Sync + 'static {
+pub trait Stock: Lookups + Clone {
     /// Rows being read.
     type Rows: Rows;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use prometheus::Registry;
+use serde_json::json;
 use syncline_shared::envelope::Envelope;
 use syncline_shared::journal::record_id;
 use syncline_shared::queue::memory::MemoryBroker;
@@ -187,6 +188,7 @@ struct Scene {
     config: ProducerConfig,
     filter: Option<&'static str>,
     script: Option<&'static str>,
+    display: bool,
     metrics: Metrics,
     journal: Journal,
 }
@@ -199,13 +201,14 @@ impl Scene {
         let metrics = Metrics::new(&Registry::new()).expect("a fresh registry");
         let (source, broker) = (MemorySource::default(), Flaky::default());
         let journal = Journal::new(1000).expect("more than none");
-        Self { source, broker, config, filter: None, script: None, metrics, journal }
+        Self { source, broker, config, filter: None, script: None, display: false, metrics, journal }
     }
 
     async fn run_until(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
-        let share: ShareConfig = serde_json::from_value(serde_json::json!({
+        let share: ShareConfig = serde_json::from_value(json!({
             "source": "desk", "table": "incident", "queue": "crm", "cipher": "None", "filter": self.filter,
             "on": ["insert", "update"], "before_share": self.script,
+            "display": if self.display { json!({"note": {"table": "t", "key": "k", "value": "v"}}) } else { json!({}) },
         }))
         .expect("a share");
         let outlet = Outlet {
@@ -539,4 +542,25 @@ async fn the_window_holds_so_many_bytes_however_few_messages_they_are() {
     // The one that reaches the bound is the last.
     assert_eq!(sent, 16, "a megabyte of 64 KiB each");
     assert!(read <= 40, "{read} changes of 64 KiB were read");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lookup_that_fails_is_tried_again_and_nothing_leaves_without_its_display_value() {
+    let mut scene = Scene::new();
+    scene.display = true;
+    scene.source.show("a", "Abel");
+    for _ in 0..3 {
+        let cause = Box::new(std::io::Error::other("away"));
+        scene.source.fail_next_lookup(SourceError::Unreachable { address: "desk".to_owned(), cause });
+    }
+    scene.source.push((1..=60).map(|version| change(version, version, if version % 3 == 0 { "b" } else { "a" })));
+    scene.run_until("committed", async || scene.source.committed() == 60).await;
+    assert_eq!(scene.source.looked_up(), 2, "each reference once");
+    let records = scene.arrived().await;
+    assert_eq!(records.len(), 60);
+    for record in records {
+        let data = record.data.expect("data");
+        let expected = if data.get("note") == Some(Value::Text("a")) { Value::Text("Abel") } else { Value::Null };
+        assert_eq!(data.get("dv_note"), Some(expected));
+    }
 }

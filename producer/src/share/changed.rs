@@ -7,6 +7,8 @@ use std::borrow::Cow;
 
 use syncline_shared::record::{Columns, Row, Value};
 
+use super::display::Displays;
+
 /// Which columns an update must change for the share to take it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Minded {
@@ -33,10 +35,20 @@ impl Minded {
     }
 }
 
-/// The key and what a change changed; also whether that is less than the row.
-pub(super) fn updated<'a>(row: Cow<'a, Row>, before: Option<&Row>, key: &Columns) -> (Cow<'a, Row>, bool) {
+/// What goes along always and what a change changed, display values with their columns; also whether that is less than the
+/// row.
+pub(super) fn updated<'a>(
+    row: Cow<'a, Row>,
+    before: Option<&Row>,
+    always: &[&str],
+    displays: &Displays,
+) -> (Cow<'a, Row>, bool) {
     let leaves = |(_, (column, value)): &(usize, (&str, Value<'_>))| {
-        key.position(column).is_some() || is_changed(column, *value, before)
+        let (column, value) = match displays.shown_by(column) {
+            Some(shown) => (shown, row.get(shown).unwrap_or(*value)),
+            None => (*column, *value),
+        };
+        always.contains(&column) || is_changed(column, value, before)
     };
     let kept = row.iter().enumerate().filter(leaves).map(|(place, (column, _))| (place, column));
     let (places, columns): (Vec<usize>, Vec<&str>) = kept.unzip();
@@ -98,12 +110,12 @@ mod tests {
     #[test]
     fn what_a_change_changed_leaves_with_the_key() {
         let (row, before) = rows();
-        let key = Columns::new(["id"]);
-        let (part, is_part) = updated(Cow::Borrowed(&row), Some(&before), &key);
+        let (key, none) = (["id"], Displays::default());
+        let (part, is_part) = updated(Cow::Borrowed(&row), Some(&before), &key, &none);
         assert_eq!((part.columns(), is_part), (&Columns::new(["id", "state"]), true));
-        let (part, is_part) = updated(Cow::Borrowed(&row), None, &key);
+        let (part, is_part) = updated(Cow::Borrowed(&row), None, &key, &none);
         assert_eq!((part.columns(), is_part), (&Columns::new(["id", "state", "note"]), true));
-        let (all, is_part) = updated(Cow::Borrowed(&before), None, &key);
+        let (all, is_part) = updated(Cow::Borrowed(&before), None, &key, &none);
         assert!(matches!(all, Cow::Borrowed(_)) && !is_part);
     }
 }

@@ -7,6 +7,8 @@ use std::sync::{Mutex, PoisonError};
 
 use syncline_shared::record::{Columns, Row};
 
+use super::display::Displays;
+
 /// Columns a Syncline target keeps in its tables begin so; they say nothing to another system.
 const BOOKKEEPING: &str = "_syncline_";
 
@@ -32,6 +34,7 @@ impl Projection {
         of: &Columns,
         read: usize,
         key: &Columns,
+        displays: &Displays,
     ) -> Self {
         let is_in = |list: &[Box<str>], name: &str| list.iter().any(|column| **column == *name);
         let chosen = |place: usize, name: &str| match selection {
@@ -40,11 +43,20 @@ impl Projection {
             Some(selection) => is_in(selection, name),
             None => !name.starts_with(BOOKKEEPING),
         };
-        let (places, names): (Vec<_>, Vec<_>) =
-            of.iter().enumerate().filter(|(place, name)| chosen(*place, name)).unzip();
+        // A display value goes along with its column.
+        let leaves = |(place, name): &(usize, &str)| match displays.shown_by(name) {
+            Some(shown) => of.position(shown).is_some_and(|place| chosen(place, shown)),
+            None => chosen(*place, name),
+        };
+        let (places, names): (Vec<_>, Vec<_>) = of.iter().enumerate().filter(leaves).unzip();
         let lacks = |column: &str| of.position(column).is_none() && !is_in(hidden, column);
         let missing = selection.unwrap_or_default().iter().position(|column| lacks(column));
         Self { of: of.clone(), key: key.clone(), selected: Columns::new(names), places, missing }
+    }
+
+    /// The columns that leave.
+    pub(super) const fn columns(&self) -> &Columns {
+        &self.selected
     }
 
     /// Whether it was made for this shape.
@@ -110,10 +122,10 @@ mod tests {
         let mut row = Row::builder(Columns::new(["id", "_syncline_version", "note"]));
         ["1", "v", "x"].into_iter().for_each(|text| row.push(Value::Text(text)));
         let row = row.finish();
-        let part = Projection::new(None, &[], row.columns(), 3, &Columns::new(["id"]));
+        let part = Projection::new(None, &[], row.columns(), 3, &Columns::new(["id"]), &Displays::default());
         let part = part.apply(Cow::Owned(row)).unwrap().into_owned();
         assert_eq!(part.columns(), &Columns::new(["id", "note"]));
-        let all = Projection::new(None, &[], part.columns(), 2, &Columns::new(["id"]));
+        let all = Projection::new(None, &[], part.columns(), 2, &Columns::new(["id"]), &Displays::default());
         assert!(matches!(all.apply(Cow::Borrowed(&part)), Ok(Cow::Borrowed(_))));
     }
 
@@ -130,7 +142,7 @@ mod tests {
             names.iter().for_each(|name| row.push(Value::Text(name)));
             let row = row.finish();
             let selection: Vec<Box<str>> = of(&chosen).into_iter().map(Into::into).collect();
-            let part = Projection::new(Some(&selection), &[], row.columns(), 8, &Columns::new(of(&keys)));
+            let part = Projection::new(Some(&selection), &[], row.columns(), 8, &Columns::new(of(&keys)), &Displays::default());
             let part = part.apply(Cow::Borrowed(&row)).unwrap();
             let expected: Vec<_> = chosen.iter().zip(&keys).map(|(one, two)| *one || *two).collect();
             prop_assert!(part.columns().iter().eq(of(&expected).iter()));

@@ -20,7 +20,7 @@ use super::class::Hierarchy;
 use super::filter::{Fault, Filter, FilterError};
 use super::form::{Constant, Mask};
 use super::route_config::{NoRoute, RouteConfig, RouteMatch};
-use crate::source::{OnTruncate, Tables};
+use crate::source::{Lookup, OnTruncate, Tables};
 
 /// The rule that decides what of one table leaves, in which form, to which shared queue.
 ///
@@ -94,6 +94,10 @@ pub struct ShareConfig {
     /// `"updated"`: of an update those it changed, which needs the values before it.
     #[serde(default)]
     pub columns: Option<Leaving>,
+    /// With `columns = "updated"`, a column that goes along with every part of an update, changed or not, beside the key.
+    /// Default none.
+    #[serde(default)]
+    pub id: Option<String>,
     /// Updates leave only when they change one of these columns; default any. Needs the values before the change. Not
     /// beside `ignore`.
     #[serde(default)]
@@ -117,6 +121,9 @@ pub struct ShareConfig {
     /// Columns every record gets: text, whole numbers, true or false, by name.
     #[serde(default)]
     pub constants: BTreeMap<String, Constant>,
+    /// `[share.NAME.display]`: by column, the lookup table that shows what it refers to, added as `dv_COLUMN`.
+    #[serde(default)]
+    pub display: BTreeMap<String, Lookup>,
     /// What becomes of the rows that are already there: `none` (default) or `copy`, which sends those that fit the filter
     /// before the first change.
     #[serde(default)]

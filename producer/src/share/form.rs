@@ -92,13 +92,23 @@ impl Form {
         )
     }
 
-    fn plan(&self, of: &Columns, key: &Columns) -> Plan {
+    /// The names that rows of one shape leave under.
+    fn leaving(&self, of: &Columns) -> Vec<String> {
         let name = |column: &str| self.names.get(column).map_or(column, String::as_str).to_owned();
-        let columns: Vec<String> = of.iter().map(name).chain(self.constants.keys().cloned()).collect();
-        let taken =
-            columns.iter().enumerate().find(|(place, name)| columns.iter().take(*place).any(|one| one == *name));
-        let of_key = self.columns().find(|column| key.position(column).is_some());
-        let misfit = of_key.map(str::to_owned).or_else(|| taken.map(|(_, name)| name.clone()));
+        of.iter().map(name).chain(self.constants.keys().cloned()).collect()
+    }
+
+    /// What rows of one shape cannot have of it: columns that are part of the key, and names that are taken.
+    pub(super) fn misfits(&self, of: &Columns, key: &Columns) -> Vec<String> {
+        let leaving = self.leaving(of);
+        let of_key = self.columns().filter(|column| key.position(column).is_some()).map(str::to_owned);
+        let is_taken = |(place, name): &(usize, &String)| leaving.iter().take(*place).any(|one| one == *name);
+        let taken = leaving.iter().enumerate().filter(is_taken).map(|(_, name)| name.clone());
+        of_key.chain(taken).collect()
+    }
+
+    fn plan(&self, of: &Columns, key: &Columns) -> Plan {
+        let (columns, misfit) = (self.leaving(of), self.misfits(of, key).into_iter().next());
         let masks = of.iter().map(|column| self.masks.get(column).copied()).collect();
         Plan { of: of.clone(), key: key.clone(), columns: Columns::new(columns), masks, misfit }
     }

@@ -6,13 +6,14 @@
 //!
 //! The steps, each in a file of its own: the action and who made the change; the filter (`condition`); under which tables
 //! (`class`) and to which shared queues (`route`) the record goes, and where it was before (`ways`); whether it changed what
-//! the share minds (`changed`); the script (`script`), on a copy of its own; its columns (`columns`) and their form (`form`).
+//! the share minds (`changed`); the display values of its references (`display`); the script (`script`), on a copy of its own; its columns (`columns`) and their form (`form`).
 
 mod changed;
 mod class;
 mod columns;
 mod condition;
 mod config;
+mod display;
 pub mod filter;
 mod form;
 mod route;
@@ -28,19 +29,23 @@ pub use route_config::{NoRoute, RouteConfig, RouteMatch};
 pub use ways::Way;
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use syncline_shared::config::FieldProblem;
-use syncline_shared::record::{Action, Row, Version};
+use syncline_shared::record::{Action, Columns, Row, Version};
 use syncline_shared::script::ScriptError;
 
-use crate::source::Change;
+use crate::source::{Change, Lookup, Reference};
 use changed::{Minded, updated};
 use class::Classes;
 use columns::{Last, Projection};
 use condition::Condition;
+use display::Displays;
+pub use display::display_name;
 use filter::Explanation;
 use form::Form;
 use route::Routes;
@@ -60,8 +65,11 @@ pub struct Share {
     classes: Classes,
     routes: Routes,
     minded: Option<Minded>,
+    displays: Displays,
     script: Option<BeforeShare>,
     only_updated: bool,
+    /// The column that goes along with every part of an update.
+    id: Option<Box<str>>,
     form: Form,
     changed_column: Option<Box<str>>,
     /// The selected columns, for each route.
@@ -207,8 +215,10 @@ impl Share {
             classes,
             routes,
             minded: config.minded(),
+            displays: Displays::new(&config.display),
             script: script.map(BeforeShare::new),
             only_updated: config.only_updated(),
+            id: config.id.as_deref().map(Into::into),
             form: config.form().map_err(|problem| vec![problem])?,
             changed_column: config.changed_column.as_deref().map(Into::into),
             selections: config.selections(),
@@ -242,18 +252,68 @@ impl Share {
     /// the class, that of the last change, those selected and those it says something of; some may come twice.
     pub fn columns_used(&self, table: &str) -> impl Iterator<Item = &str> {
         let hidden = self.classes.hidden_in(table);
-        let selected = self.selections.iter().flatten().flatten().chain(&self.changed_column);
+        let selected = self.selections.iter().flatten().flatten().chain(&self.changed_column).chain(&self.id);
         let selected = selected.filter(|column| !hidden.contains(column));
-        let formed = self.minded.iter().flat_map(Minded::columns).chain(self.form.columns());
+        let formed = self.form.columns().filter(|column| self.displays.shown_by(column).is_none());
+        let formed = self.minded.iter().flat_map(Minded::columns).chain(formed).chain(self.displays.columns());
         let formed = formed.filter(|column| !hidden.iter().any(|one| **one == **column));
         let named = self.classes.column().into_iter().chain(selected.map(AsRef::as_ref)).chain(formed);
         self.conditions().flat_map(Condition::columns).chain(named)
     }
 
+    /// What rows with these columns and this key cannot have of its masks, names, constants and display values: columns of
+    /// the key, and names that are taken.
+    #[must_use]
+    pub fn misfits(&self, columns: &[String], key: &[String]) -> BTreeSet<String> {
+        let key = Columns::new(key.iter().map(String::as_str));
+        let names = self.displays.columns().map(display_name).filter(|name| !columns.contains(name));
+        let shown = Columns::new(columns.iter().cloned().chain(names));
+        let taken = self.displays.columns().map(display_name).filter(|name| columns.contains(name));
+        let mut misfits: BTreeSet<String> = taken.collect();
+        for level in 0..self.classes.len() {
+            for selection in &self.selections {
+                let (hidden, read) = (self.classes.hidden(level), columns.len());
+                let part = Projection::new(selection.as_deref(), hidden, &shown, read, &key, &self.displays);
+                misfits.extend(self.form.misfits(part.columns(), &key));
+            }
+        }
+        misfits
+    }
+
     /// What its script logs about a change; may hold record values, for a person who asked.
     #[must_use]
     pub fn script_log(&self, change: &Change) -> Vec<String> {
-        self.script.as_ref().map(|script| script.log(change)).unwrap_or_default()
+        let shown = change.after.as_ref().and_then(|row| self.displays.show(row).ok());
+        self.script.as_ref().map(|script| script.log(change, shown)).unwrap_or_default()
+    }
+
+    /// Whether it adds display values, which have to be looked up before it decides.
+    #[must_use]
+    pub const fn has_displays(&self) -> bool {
+        !self.displays.is_empty()
+    }
+
+    /// The lookup tables it needs; their places are their numbers.
+    pub fn lookups(&self) -> impl Iterator<Item = &Lookup> {
+        self.displays.lookups()
+    }
+
+    /// What has to be looked up before it decides about these changes, by the numbers of lookup tables.
+    #[must_use]
+    pub fn missing_displays(&self, changes: &[Change], now: Instant) -> Vec<(usize, Vec<Reference>)> {
+        let rows = changes.iter().filter(|change| self.concerns(change)).filter_map(|change| change.after.as_ref());
+        self.displays.missing(rows, now)
+    }
+
+    /// Keeps what was looked up, for some seconds.
+    pub fn keep_displays(
+        &self,
+        lookup: usize,
+        references: Vec<Reference>,
+        values: Vec<Option<Box<str>>>,
+        now: Instant,
+    ) {
+        self.displays.keep(lookup, references, values, now);
     }
 
     /// Whether it runs a script on records.
@@ -271,7 +331,8 @@ impl Share {
     /// Decides about a change that [concerns](Share::concerns) this share.
     ///
     /// Rows of a copy ([`Action::Bulk`]) are subject to the filter and the selection, not to `on` and `interactive_only`:
-    /// they are what is there, not what someone did. What the source does not tell is never held against a change: a row
+    /// they are what is there, not what someone did. What [is missing](Share::missing_displays) has to be looked up before.
+    /// What the source does not tell is never held against a change: a row
     /// whose value was not sent because the change left it alone is shared, and a delete goes wherever the record may
     /// have been, since deleting what is not there harms nothing.
     #[must_use]
@@ -290,7 +351,8 @@ impl Share {
         if stays && !self.minds(change) {
             return Ok(Decision::Withhold(Withheld::Unchanged));
         }
-        let (action, row) = match self.scripted(change, now.as_ref(), &was) {
+        let shown = change.after.as_ref().map(|row| self.displays.show(row)).transpose()?;
+        let (action, row) = match self.scripted(change, shown, now.as_ref(), &was) {
             Ok(Some(scripted)) => scripted,
             Ok(None) => {
                 let left = self.deletes_of_left(change, now.as_ref(), &was);
@@ -358,14 +420,15 @@ impl Share {
     fn scripted<'a>(
         &self,
         change: &'a Change,
+        row: Option<Cow<'a, Row>>,
         now: Option<&Result<Ways, Withheld>>,
         was: &Result<Ways, Withheld>,
     ) -> Result<Option<Scripted<'a>>, (Way, ScriptError)> {
         let may_carry = now.is_none() || self.on_leave == OnLeave::Update;
         let way = ways(now).next().or_else(|| ways(Some(was)).next().filter(|_| may_carry));
         match (&self.script, way) {
-            (Some(script), Some(way)) => script.run(change).map_err(|error| (way, error)),
-            (None, _) | (_, None) => Ok(Some((change.action, change.after.as_ref().map(Cow::Borrowed)))),
+            (Some(script), Some(way)) => script.run(change, row).map_err(|error| (way, error)),
+            (None, _) | (_, None) => Ok(Some((change.action, row))),
         }
     }
 
@@ -422,9 +485,15 @@ impl Share {
         let Some(row) = row else { return Ok(shared) };
         let row = self.select(row.clone(), change, way)?;
         let before = change.before.as_ref();
-        let (row, is_part) = if only_updated { updated(row, before, key.columns()) } else { (row, false) };
+        let (row, is_part) =
+            if only_updated { updated(row, before, &self.always(key), &self.displays) } else { (row, false) };
         let partial = is_part || row.has_unchanged();
         Ok(Shared { data: Some(self.form.apply(row, key.columns())?), partial, ..shared })
+    }
+
+    /// The columns that go along with every part of an update.
+    fn always<'a>(&'a self, key: &'a Row) -> Vec<&'a str> {
+        key.columns().iter().chain(self.id.as_deref()).collect()
     }
 
     /// How the record is sent: a class that gets it by an update never had it.
@@ -458,7 +527,7 @@ impl Share {
         };
         let selected = projection.with(
             |projection| projection.is_of(&of, key),
-            || Projection::new(selection, self.classes.hidden(way.level), &of, read, key),
+            || Projection::new(selection, self.classes.hidden(way.level), &of, read, key, &self.displays),
             |projection| projection.apply(row),
         );
         selected.map_err(|place| selection.and_then(|columns| columns.get(place)).map_or("", AsRef::as_ref))

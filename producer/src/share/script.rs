@@ -27,25 +27,27 @@ impl BeforeShare {
     }
 
     /// What the script logs about a change.
-    pub(super) fn log(&self, change: &Change) -> Vec<String> {
-        self.0.run(subject(change)).map(|effect| effect.log).unwrap_or_default()
+    pub(super) fn log(&self, change: &Change, row: Option<Cow<'_, Row>>) -> Vec<String> {
+        self.0.run(subject(change, row.as_deref())).map(|effect| effect.log).unwrap_or_default()
     }
 
-    /// Runs the script on a change; `None` when it withholds it.
-    pub(super) fn run<'a>(&self, change: &'a Change) -> Result<Option<Scripted<'a>>, ScriptError> {
-        let subject = subject(change);
-        let Effect { action, ignore, row: set, .. } = self.0.run(subject)?;
+    /// Runs the script on a change and the row after it; `None` when it withholds it.
+    pub(super) fn run<'a>(
+        &self,
+        change: &Change,
+        row: Option<Cow<'a, Row>>,
+    ) -> Result<Option<Scripted<'a>>, ScriptError> {
+        let Effect { action, ignore, row: set, .. } = self.0.run(subject(change, row.as_deref()))?;
         if ignore {
             return Ok(None);
         }
-        let data = (action != Action::Delete).then(|| set.map_or(Cow::Borrowed(subject.row), Cow::Owned));
-        Ok(Some((action, data)))
+        Ok(Some((action, set.map(Cow::Owned).or(row).filter(|_| action != Action::Delete))))
     }
 }
 
 /// What the script sees: the record after the change, or what is known of a deleted one.
-fn subject(change: &Change) -> Subject<'_> {
+fn subject<'a>(change: &'a Change, row: Option<&'a Row>) -> Subject<'a> {
     let (key, before) = (&change.key, change.before.as_ref());
-    let row = change.after.as_ref().or(before).unwrap_or(key);
+    let row = row.or(before).unwrap_or(key);
     Subject { table: &change.table, action: change.action, key, row, before }
 }

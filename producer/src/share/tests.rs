@@ -362,6 +362,10 @@ fn of_an_update_only_what_it_changed_leaves_and_of_what_is_new_everything() {
         let sent = shared(&share, &whole);
         assert_eq!((sent.data.map(Cow::into_owned), sent.partial), (whole.after.clone(), false), "{:?}", whole.action);
     }
+    let with_id = super::tests::share(json!({"columns": "updated", "id": "priority", "filter": "priority<3"}));
+    let sent = shared(&with_id, &update);
+    assert_eq!((sent.data.map(Cow::into_owned), sent.partial), (update.after.clone(), false), "the id goes along");
+    assert_eq!(with_id.columns_used("incident").collect::<Vec<_>>(), ["priority", "priority"]);
     let minding = super::tests::share(json!({"share_on": ["notes"], "filter": "priority<3"}));
     shared(&minding, &changed(("5", "x"), ("1", "x")));
 }
@@ -392,6 +396,55 @@ fn a_form_for_a_key_column_stops_the_source_instead_of_sending_it_as_it_is() {
     }
 }
 
+/// A share whose references in `notes` have display values.
+fn displaying(extra: serde_json::Value) -> Share {
+    let mut all = json!({"display": {"notes": {"table": "sys_user", "key": "id", "value": "name"}}});
+    all.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    let share = share(all);
+    let known = [("x", "Abel"), ("y", "Beth")];
+    let references = known.map(|(text, _)| Reference { text: text.into(), is_number: false }).to_vec();
+    share.keep_displays(0, references, known.map(|(_, name)| Some(name.into())).to_vec(), std::time::Instant::now());
+    share
+}
+
+#[test]
+fn a_display_value_goes_along_with_its_reference_and_only_then() {
+    let names = |share: &Share, change: &Change| {
+        let data = shared(share, change).data.unwrap();
+        data.columns().iter().map(str::to_owned).collect::<Vec<_>>().join(" ")
+    };
+    let insert = change(Action::Insert, None, Some(full("1", "x")));
+    let sent = displaying(json!({}));
+    assert_eq!(names(&sent, &insert), "id priority notes dv_notes");
+    assert_eq!(shared(&sent, &insert).data.unwrap().get("dv_notes"), Some(Value::Text("Abel")));
+    let of_reference = displaying(json!({"columns": "updated"}));
+    assert_eq!(names(&of_reference, &changed(("1", "x"), ("1", "y"))), "id notes dv_notes");
+    assert_eq!(names(&of_reference, &changed(("1", "x"), ("2", "x"))), "id priority");
+    let routes = json!({"routes": "first", "route": [
+        {"when": "priority=1", "queue": "urgent", "columns": ["priority"]},
+    ]});
+    assert_eq!(names(&displaying(routes), &insert), "id priority", "a route without the column has no name of it");
+    let listed = displaying(json!({"columns": ["notes"]}));
+    assert_eq!(names(&listed, &insert), "id notes dv_notes");
+    shared(&sent, &change(Action::Delete, Some(full("1", "nobody")), None));
+    assert_eq!(sent.columns_used("incident").collect::<Vec<_>>(), ["notes"]);
+}
+
+#[test]
+fn a_script_sees_display_values_and_they_have_masks_and_names() {
+    let share = displaying(json!({
+        "before_share": "current.seen = current.notes.getDisplayValue() + current.dv_notes + current.priority.getDisplayValue()",
+        "mask": {"dv_notes": "redact"}, "rename": {"dv_notes": "owner"},
+    }));
+    let insert = change(Action::Insert, None, Some(full("1", "x")));
+    let data = shared(&share, &insert).data.unwrap();
+    assert_eq!((data.get("seen"), data.get("owner")), (Some(Value::Text("AbelAbel1")), Some(Value::Null)));
+    let columns = ["id", "priority", "notes", "dv_notes"].map(str::to_owned);
+    assert_eq!(share.misfits(&columns, &columns[..1]).into_iter().collect::<Vec<_>>(), ["dv_notes"]);
+    let taken = change(Action::Insert, None, Some(row(&[("id", Value::Null), ("dv_notes", Value::Null)])));
+    assert_eq!(share.decide(&taken), Decision::Unfit { column: "dv_notes" });
+}
+
 #[test]
 fn what_is_said_of_columns_is_checked() {
     for (extra, field, problem) in [
@@ -404,6 +457,26 @@ fn what_is_said_of_columns_is_checked() {
         (json!({"columns": ["a"], "mask": {"b": "redact"}}), "mask", "names b, which columns does not"),
         (json!({"rename": {"a": "x", "b": "x"}}), "rename", "gives the name x twice"),
         (json!({"rename": {"a": "x"}, "constants": {"x": 1}}), "rename", "gives the name x twice"),
+        (json!({"id": "a"}), "id", "is about parts of updates"),
+        (json!({"columns": "updated", "id": ""}), "id", "is empty"),
+        (json!({"columns": ["a"], "rename": {"c": "x"}}), "rename", "so it does not leave; accepted: a"),
+        (
+            json!({"columns": ["a", "b"], "rename": {"a": "b"}}),
+            "rename",
+            "gives the name b, which a column has that leaves",
+        ),
+        (json!({"columns": ["a", "b"], "constants": {"b": 1}}), "constants", "any name but a, b"),
+        (
+            json!({"columns": ["a"], "display": {"b": {"table": "t", "key": "k", "value": "v"}}}),
+            "display",
+            "names b, which columns does not",
+        ),
+        (json!({"display": {"b": {"table": "t", "key": "", "value": "v"}}}), "display", "has an empty name"),
+        (
+            json!({"constants": {"dv_b": 1}, "display": {"b": {"table": "t", "key": "k", "value": "v"}}}),
+            "rename",
+            "gives the name dv_b twice",
+        ),
         (json!({"script_ms_max": 0}), "script_ms_max", "is out of range; 1 to 10000"),
     ] {
         let problems = config(extra.clone()).validate();

@@ -1,12 +1,12 @@
 //! A source in memory, for tests of what runs on top of a source. Nothing survives the process.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use syncline_shared::record::Row;
 use tokio::sync::Notify;
 
-use super::{Change, PollLimit, Polled, Source, SourceError};
+use super::{Change, Lookup, Lookups, PollLimit, Polled, Reference, Source, SourceError};
 
 /// A log of changes in memory. Clones share it, like connections to one database.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +29,12 @@ struct State {
     committed: usize,
     faults: VecDeque<SourceError>,
     closed: bool,
+    /// Display values by reference, whatever the lookup table.
+    shown: HashMap<String, String>,
+    /// Lookups that fail.
+    lookup_faults: VecDeque<SourceError>,
+    /// How many references were looked up.
+    looked_up: usize,
 }
 
 impl MemorySource {
@@ -42,6 +48,22 @@ impl MemorySource {
     pub fn fail_next(&self, error: SourceError) {
         self.state().faults.push_back(error);
         self.log.grew.notify_waiters();
+    }
+
+    /// Gives a reference a display value.
+    pub fn show(&self, reference: &str, value: &str) {
+        self.state().shown.insert(reference.to_owned(), value.to_owned());
+    }
+
+    /// Lets the next lookup fail with this error; several are used up one lookup after the other.
+    pub fn fail_next_lookup(&self, error: SourceError) {
+        self.state().lookup_faults.push_back(error);
+    }
+
+    /// How many references were looked up.
+    #[must_use]
+    pub fn looked_up(&self) -> usize {
+        self.state().looked_up
     }
 
     /// How many changes are safe elsewhere.
@@ -83,8 +105,25 @@ impl MemorySource {
     }
 }
 
+impl Lookups for MemorySource {
+    async fn look_up(&self, _: &Lookup, references: &[Reference]) -> Result<Vec<Option<Box<str>>>, SourceError> {
+        let mut state = self.state();
+        if let Some(error) = state.lookup_faults.pop_front() {
+            return Err(error);
+        }
+        state.looked_up += references.len();
+        let shown = |reference: &Reference| state.shown.get(&*reference.text).map(|text| text.as_str().into());
+        Ok(references.iter().map(shown).collect())
+    }
+}
+
 impl Source for MemorySource {
     type Position = usize;
+    type Lookups = Self;
+
+    fn lookups(&self) -> Self {
+        self.clone()
+    }
 
     async fn poll(&mut self, limit: PollLimit) -> Result<Polled<usize>, SourceError> {
         loop {

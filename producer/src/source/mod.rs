@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod contract;
 mod error;
+mod lookup;
 pub mod memory;
 pub mod postgres;
 mod session;
@@ -13,6 +14,7 @@ pub mod sqlite;
 mod tables;
 
 pub use error::SourceError;
+pub use lookup::{DISPLAY_CHARS_MAX, Lookup, Lookups, Reference};
 pub use session::SessionRule;
 pub use tables::{TableConfig, Tables};
 
@@ -116,6 +118,8 @@ pub struct Checked {
     pub missing: Vec<Arc<str>>,
     /// The columns that changes of a table carry, for each watched table that is there and fit.
     pub columns: BTreeMap<Arc<str>, Vec<String>>,
+    /// The key columns of each of them.
+    pub keys: BTreeMap<Arc<str>, Vec<String>>,
     /// What makes a table's changes carry the values before them, for each watched table whose changes do not.
     pub without_before: BTreeMap<Arc<str>, String>,
 }
@@ -176,6 +180,9 @@ pub trait Source: Send + Sized {
     /// Where the source is. Only the source looks inside.
     type Position: Clone + fmt::Debug + Send + Sync + 'static;
 
+    /// Reads its lookup tables.
+    type Lookups: Lookups;
+
     /// What people call it, before its name.
     const WHAT: &'static str = "source";
 
@@ -186,6 +193,9 @@ pub trait Source: Send + Sized {
     fn needed(&self) -> impl Future<Output = ()> + Send + 'static {
         std::future::ready(())
     }
+
+    /// Reads its lookup tables, on a connection beside it.
+    fn lookups(&self) -> Self::Lookups;
 
     /// Waits for changes and returns them in order; connects first if it has to.
     ///

@@ -9,14 +9,12 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use super::{FieldProblem, Problem, Problems};
+use super::{FieldProblem, Places, Problem, Problems};
 
 /// A parsed file. Take the tables out of it, report what is wrong with them, then [`Document::finish`].
 pub struct Document<'t> {
-    file: String,
     root: DeTable<'t>,
-    /// Line of every key, by its dotted path.
-    lines: BTreeMap<String, usize>,
+    places: Places,
     /// Where the text of a string begins that stands there as it is read, by its dotted path.
     texts: BTreeMap<String, Place>,
     problems: BTreeSet<Problem>,
@@ -58,9 +56,8 @@ impl<'t> Document<'t> {
         let (root, errors) = DeTable::parse_recoverable(text);
         let mut root = root.into_inner();
         let mut document = Self {
-            file: file.to_owned(),
             root: DeTable::new(),
-            lines: BTreeMap::new(),
+            places: Places { file: file.to_owned(), lines: BTreeMap::new() },
             texts: BTreeMap::new(),
             problems: BTreeSet::new(),
             secret_files: BTreeSet::new(),
@@ -84,7 +81,7 @@ impl<'t> Document<'t> {
         whole: &str,
         env: &dyn Fn(&str) -> Option<String>,
     ) {
-        self.lines.insert(path.to_owned(), place_of(whole, key.start).line);
+        self.places.lines.insert(path.to_owned(), place_of(whole, key.start).line);
         let span = value.span();
         match value.get_mut() {
             DeValue::String(text) => {
@@ -126,14 +123,7 @@ impl<'t> Document<'t> {
 
     /// Adds a problem at a dotted path; the line is that of the path or of the nearest key around it.
     pub fn problem(&mut self, path: &str, text: impl Into<String>) {
-        let mut around = path;
-        let line = loop {
-            match (self.lines.get(around), around.rsplit_once('.')) {
-                (Some(line), _) => break Some(*line),
-                (None, Some((outer, _))) => around = outer,
-                (None, None) => break None,
-            }
-        };
+        let line = self.places.line(path);
         self.problems.insert(Problem { line, path: path.to_owned(), text: text.into() });
     }
 
@@ -204,10 +194,16 @@ impl<'t> Document<'t> {
         self.root.get(name).is_some()
     }
 
+    /// Where its keys stand.
+    #[must_use]
+    pub const fn places(&self) -> &Places {
+        &self.places
+    }
+
     /// Whether the file has a key at this dotted path, fit or not.
     #[must_use]
     pub fn writes(&self, path: &str) -> bool {
-        self.lines.contains_key(path)
+        self.places.lines.contains_key(path)
     }
 
     /// Ends reading: tables nobody took are problems too.
@@ -222,7 +218,7 @@ impl<'t> Document<'t> {
         if self.problems.is_empty() {
             return Ok(());
         }
-        Err(Problems { file: self.file, list: self.problems.into_iter().collect() })
+        Err(Problems { file: self.places.file, list: self.problems.into_iter().collect() })
     }
 
     fn section(&mut self, name: &str) -> Option<Section<'_, 't>> {

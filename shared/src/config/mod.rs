@@ -3,11 +3,13 @@
 //! Each service takes the tables it needs; what they mean is theirs to say. Nothing is connected to here.
 
 mod document;
+mod places;
 mod problem;
 mod queue;
 mod secret;
 
 pub use document::{Document, Section, Tagged};
+pub use places::Places;
 pub use problem::{FieldProblem, Problem, Problems};
 pub use queue::{KeyConfig, QueueConfig, SharedQueueConfig, keyring};
 pub use secret::{Secret, read_bounded};

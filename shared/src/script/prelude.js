@@ -29,7 +29,8 @@
       return typeof value === "boolean" ? (value ? "1" : "0") : value;
     }
     getDisplayValue() {
-      return this.toString();
+      const shown = `dv_${this.#column}`;
+      return this.#side === CURRENT && host.has(CURRENT, shown) ? `${host.read(CURRENT, shown) ?? ""}` : this.toString();
     }
     nil() {
       return this.toString() === "";

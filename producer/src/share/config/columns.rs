@@ -1,5 +1,6 @@
 //! What a share's configuration says of columns.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::de::{Deserializer, SeqAccess, Visitor, value::SeqAccessDeserializer};
@@ -9,6 +10,7 @@ use syncline_shared::seal::{PSEUDONYM_SECRET_BYTES_MIN, Pseudonyms};
 
 use super::ShareConfig;
 use crate::share::changed::Minded;
+use crate::share::display::display_name;
 use crate::share::form::{Form, Mask};
 
 /// Which columns leave.
@@ -116,6 +118,14 @@ impl ShareConfig {
             .filter_map(|(field, list, instead)| Some((field, list?, instead)))
             .flat_map(|(field, list, instead)| validate_list(list, instead).into_iter().map(move |text| (field, text)))
             .collect();
+        let id = match self.id.as_deref() {
+            Some("") => Some("is empty; the name of a column, or leave it out"),
+            Some(_) if !self.only_updated() => {
+                Some("is about parts of updates, and all columns leave; say columns = \"updated\", or leave it out")
+            }
+            Some(_) | None => None,
+        };
+        problems.extend(id.map(|text| ("id", text.to_owned())));
         if self.share_on.is_some() && self.ignore.is_some() {
             problems.push(("ignore", "stands beside share_on; keep one of the two".to_owned()));
         }
@@ -125,16 +135,33 @@ impl ShareConfig {
                 .iter()
                 .any(|listed| listed.as_ref().is_none_or(|listed| listed.iter().any(|one| **one == *column)))
         };
-        for (field, column) in
-            self.mask.keys().map(|column| ("mask", column)).chain(self.rename.keys().map(|column| ("rename", column)))
-        {
-            if !leaves(column) {
-                problems.push((field, format!("names {column}, which columns does not; it does not leave")));
+        let displays: Vec<String> = self.display.keys().map(|column| display_name(column)).collect();
+        let listed: BTreeSet<&str> = selections.iter().flatten().flatten().map(AsRef::as_ref).collect();
+        let accepted = listed.iter().copied().chain(displays.iter().map(String::as_str)).collect::<Vec<_>>().join(", ");
+        let masked = self.mask.keys().map(|column| ("mask", column));
+        let renamed = self.rename.keys().map(|column| ("rename", column));
+        let displayed = self.display.keys().map(|column| ("display", column));
+        for (field, column) in masked.chain(renamed).chain(displayed) {
+            if !leaves(column) && !displays.contains(column) {
+                let text =
+                    format!("names {column}, which columns does not, so it does not leave; accepted: {accepted}");
+                problems.push((field, text));
             }
         }
-        let mut names: Vec<&String> = self.rename.values().chain(self.constants.keys()).collect();
+        if self.display.values().any(|one| one.table.is_empty() || one.key.is_empty() || one.value.is_empty()) {
+            problems.push(("display", "has an empty name; table, key and value of a lookup table".to_owned()));
+        }
+        let shown = displays.iter().filter(|name| !self.rename.contains_key(*name));
+        let mut names: Vec<&String> = self.rename.values().chain(self.constants.keys()).chain(shown).collect();
         if names.iter().any(|name| name.is_empty()) {
             problems.push(("rename", "gives an empty name; names of columns".to_owned()));
+        }
+        for (field, name) in (self.rename.values().map(|name| ("rename", name)))
+            .chain(self.constants.keys().map(|name| ("constants", name)))
+            .filter(|(_, name)| listed.contains(name.as_str()) && !self.rename.contains_key(*name))
+        {
+            let text = format!("gives the name {name}, which a column has that leaves; any name but {accepted}");
+            problems.push((field, text));
         }
         names.sort();
         for pair in names.windows(2) {

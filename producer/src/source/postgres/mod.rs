@@ -18,6 +18,7 @@ mod follow;
 pub mod fuzz;
 mod live;
 mod look;
+mod lookup;
 mod pgoutput;
 mod queue;
 mod repair;
@@ -208,6 +209,11 @@ impl PostgresSource {
 
 impl Source for PostgresSource {
     type Position = Position;
+    type Lookups = PostgresStock;
+
+    fn lookups(&self) -> PostgresStock {
+        self.stock()
+    }
 
     async fn poll(&mut self, limit: PollLimit) -> Result<Polled<Position>, SourceError> {
         let polled = self.advance(limit).await;

@@ -74,7 +74,7 @@ pub(super) async fn prepare(
 
 /// Looks at everything the source needs, and makes nothing.
 pub(super) async fn check(settings: &Settings, sql: &Client) -> Result<Checked, SourceError> {
-    let Checked { mut problems, mut missing, mut columns, mut without_before } = Checked::default();
+    let Checked { mut problems, mut missing, mut columns, mut keys, mut without_before } = Checked::default();
     problems.extend(check_wal_level(settings, sql).await.err());
     problems.extend(check_rights(settings, sql).await?);
     let state = if State::exists(settings, sql).await? {
@@ -99,11 +99,12 @@ pub(super) async fn check(settings: &Settings, sql: &Client) -> Result<Checked, 
                 if !table.keeps_before {
                     without_before.insert(Arc::clone(&watched.table), table.keep_before());
                 }
+                keys.insert(Arc::clone(&watched.table), table.key.clone());
                 columns.insert(Arc::clone(&watched.table), columns_of(settings, sql, &table).await?);
             }
         }
     }
-    Ok(Checked { problems, missing, columns, without_before })
+    Ok(Checked { problems, missing, columns, keys, without_before })
 }
 
 /// The columns the stream carries; generated ones are not among them.

@@ -28,7 +28,7 @@ use crate::source::SourceError;
 /// A PostgreSQL source as bulk shares see it.
 #[derive(Clone)]
 pub struct PostgresStock {
-    settings: Arc<Settings>,
+    pub(super) settings: Arc<Settings>,
     /// The epoch of the stream while this process reads it.
     epoch: watch::Receiver<Option<u32>>,
     /// The connection for notes, while it works.
@@ -44,7 +44,7 @@ impl PostgresSource {
 }
 
 impl PostgresStock {
-    async fn sql(&self) -> Result<Arc<Client>, SourceError> {
+    pub(super) async fn sql(&self) -> Result<Arc<Client>, SourceError> {
         let mut kept = self.sql.lock().await;
         match &*kept {
             Some(sql) if !sql.is_closed() => Ok(Arc::clone(sql)),
@@ -54,6 +54,11 @@ impl PostgresStock {
                 Ok(sql)
             }
         }
+    }
+
+    /// Has the next question asked over another connection.
+    pub(super) async fn forget_connection(&self) {
+        self.sql.lock().await.take();
     }
 
     /// Does something with the state; a connection that does not answer is not used again.
@@ -67,7 +72,7 @@ impl PostgresStock {
         let asked = async { asking(&sql).await.map_err(|error| settings.failed(doing, &error)) };
         let answer = Arc::clone(settings).answered(asked).await;
         if matches!(answer, Err(SourceError::Unreachable { .. })) {
-            self.sql.lock().await.take();
+            self.forget_connection().await;
         }
         answer
     }

@@ -95,9 +95,13 @@ const LOOK_UP: &str = "
               AND (r.prattrs IS NULL OR attnum = ANY (r.prattrs::int2[]))) a ON true
      ORDER BY w.place";
 
+/// A table's name as SQL writes it: what is before the first dot is its schema.
+pub(super) fn quoted(name: &str) -> String {
+    name.splitn(2, '.').map(identifier).collect::<Vec<_>>().join(".")
+}
+
 /// Looks all watched tables up, in their order.
 pub(super) async fn look_up(settings: &Settings, sql: &Client) -> Result<Vec<Found>, SourceError> {
-    let quoted = |name: &str| name.splitn(2, '.').map(identifier).collect::<Vec<_>>().join(".");
     let names: Vec<String> = settings.tables.iter().map(|watched| quoted(&watched.table)).collect();
     let rows = sql.query(LOOK_UP, &[&names, &settings.publication]).await;
     let rows = rows.map_err(|error| settings.failed("looking for the tables", &error))?;

@@ -221,6 +221,7 @@ pub(super) fn check(settings: &Settings) -> Checked {
             };
             match table.require_key() {
                 Ok(()) => {
+                    checked.keys.insert(watched.table.clone(), table.key);
                     let columns = table.columns.into_iter().map(|column| column.name).collect();
                     checked.columns.insert(watched.table.clone(), columns);
                 }

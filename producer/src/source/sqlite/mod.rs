@@ -18,6 +18,7 @@ mod error;
 mod file;
 mod find;
 mod log;
+mod lookup;
 mod row;
 mod setup;
 mod stock;
@@ -138,6 +139,11 @@ impl SqliteSource {
 
 impl Source for SqliteSource {
     type Position = SqlitePosition;
+    type Lookups = SqliteStock;
+
+    fn lookups(&self) -> SqliteStock {
+        self.stock()
+    }
 
     async fn poll(&mut self, limit: PollLimit) -> Result<Polled<SqlitePosition>, SourceError> {
         loop {

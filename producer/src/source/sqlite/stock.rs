@@ -41,7 +41,7 @@ impl SqliteSource {
 }
 
 impl SqliteStock {
-    async fn with<T: Send + 'static>(
+    pub(super) async fn with<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, SourceError> {
