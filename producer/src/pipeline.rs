@@ -121,7 +121,7 @@ impl<S: Source> Reader<S> {
                     self.offers.close_due(now);
                     self.store().await;
                 }
-                looked = look_up(&outlets, self.held.as_ref(), &self.lookups, look_at), if self.held.is_some() && !halted => match looked {
+                looked = look_up(&outlets, self.held.as_ref(), &self.lookups, look_at), if self.held.is_some() && next_job.is_none() && !halted => match looked {
                     Ok(()) => {
                         look_backoff.reset();
                         look_at = None;
