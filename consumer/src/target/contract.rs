@@ -57,7 +57,7 @@ macro_rules! target_contract {
             a_part_waits_behind_what_is_parked_until_that_is_taken, a_newer_whole_record_makes_up_for_what_is_parked,
             a_delete_makes_up_for_what_is_parked, what_is_parked_is_forgotten_with_its_dead_letter,
             tries_are_counted_until_they_are_forgotten,
-            a_look_tells_row_tombstone_and_parked_versions_and_makes_nothing, a_look_takes_a_composite_key_where_the_map_says,
+            a_standing_tells_row_tombstone_and_parked_versions_and_makes_nothing, a_standing_takes_a_composite_key_where_the_map_says,
             instances_share_what_they_hold, nothing_to_do_is_done, a_thousand_records_in_one_call $(, $more)*);
     };
 }
@@ -517,27 +517,27 @@ pub(crate) async fn a_missing_table_is_unfit_until_it_is_made(bench: &impl Bench
     assert_eq!(target.apply(&[batch]).await.unwrap().outcomes, [Applied]);
 }
 
-pub(crate) async fn a_look_tells_row_tombstone_and_parked_versions_and_makes_nothing(bench: &impl Bench) {
+pub(crate) async fn a_standing_tells_row_tombstone_and_parked_versions_and_makes_nothing(bench: &impl Bench) {
     with_incidents(bench).await;
     let (map, mut target) = (incidents(), bench.target("one"));
     let key = |number| deleted(number, 1).key;
-    assert_eq!(target.look(&map, &key("I1")).await.unwrap(), Standing::default());
+    assert_eq!(target.standing(&map, &key("I1")).await.unwrap(), Standing::default());
     let call = [(Insert, incident("I1", 1, "a", None)), (Delete, deleted("I2", 2)), (Delete, deleted("I'3\"", 3))];
     apply(&mut target, &call).await;
     let version = |version| Version::new(1, version, 1);
     let here = Standing { row: Some(Some(version(1))), ..Standing::default() };
     let gone = |at| Standing { deleted: Some(version(at)), ..Standing::default() };
-    assert_eq!(target.look(&map, &key("I1")).await.unwrap(), here);
-    assert_eq!(target.look(&map, &key("I2")).await.unwrap(), gone(2));
-    assert_eq!(target.look(&map, &key("I'3\"")).await.unwrap(), gone(3));
+    assert_eq!(target.standing(&map, &key("I1")).await.unwrap(), here);
+    assert_eq!(target.standing(&map, &key("I2")).await.unwrap(), gone(2));
+    assert_eq!(target.standing(&map, &key("I'3\"")).await.unwrap(), gone(3));
     park(&mut target, &incident("I1", 3, "c", None), "L3").await;
     park(&mut target, &incident("I1", 2, "b", None), "L2").await;
     let parked = [(2, "L2"), (3, "L3")].map(|(at, letter)| (version(at), letter.to_owned())).to_vec();
-    assert_eq!(target.look(&map, &key("I1")).await.unwrap(), Standing { parked, ..here });
-    assert_eq!(target.look(&map, &key("I1")).await.unwrap().version(), Some(version(1)));
+    assert_eq!(target.standing(&map, &key("I1")).await.unwrap(), Standing { parked, ..here });
+    assert_eq!(target.standing(&map, &key("I1")).await.unwrap().version(), Some(version(1)));
 }
 
-pub(crate) async fn a_look_takes_a_composite_key_where_the_map_says(bench: &impl Bench) {
+pub(crate) async fn a_standing_takes_a_composite_key_where_the_map_says(bench: &impl Bench) {
     let columns = [("item", Kind::Text), ("order no", Kind::Integer), ("line", Kind::Integer)];
     bench.create("order_line", &columns, &["order no", "line"]).await;
     let columns =
@@ -550,6 +550,6 @@ pub(crate) async fn a_look_takes_a_composite_key_where_the_map_says(bench: &impl
     for (order, line, expected) in [("1", "11", Some(Some(Version::new(1, 7, 1)))), ("11", "1", None), ("1", "x", None)]
     {
         let key = record(1, &key(order, line), None).key;
-        assert_eq!(target.look(&map, &key).await.unwrap().row, expected, "{order} {line}");
+        assert_eq!(target.standing(&map, &key).await.unwrap().row, expected, "{order} {line}");
     }
 }

@@ -116,7 +116,7 @@ impl Target for MemoryTarget {
         Ok(())
     }
 
-    async fn look(&mut self, table: &TableMap, key: &Row) -> Result<Standing, ApplyError> {
+    async fn standing(&mut self, table: &TableMap, key: &Row) -> Result<Standing, ApplyError> {
         let (state, key) = (self.state(), fold::key_name(key));
         let held = state.tables.get(&table.into).and_then(|rows| rows.get(&key));
         let parked = state.parked.get(&(table.into.clone(), key)).into_iter().flatten();

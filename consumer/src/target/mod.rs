@@ -165,7 +165,7 @@ pub trait Target: Send {
     ///
     /// # Errors
     /// [`ApplyError`], of a missing table too.
-    fn look(&mut self, table: &TableMap, key: &Row) -> impl Future<Output = Result<Standing, ApplyError>> + Send;
+    fn standing(&mut self, table: &TableMap, key: &Row) -> impl Future<Output = Result<Standing, ApplyError>> + Send;
 
     /// Reaches the target and checks that these tables can be applied to, without changing anything.
     ///

@@ -151,10 +151,10 @@ impl Target for PostgresTarget {
         .await
     }
 
-    async fn look(&mut self, table: &TableMap, key: &Row) -> Result<Standing, ApplyError> {
+    async fn standing(&mut self, table: &TableMap, key: &Row) -> Result<Standing, ApplyError> {
         self.answer(async |target| {
             let session = target.session().await?;
-            let result = session.look(table, key).await;
+            let result = session.standing(table, key).await;
             target.keep(session, result)
         })
         .await

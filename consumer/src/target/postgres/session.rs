@@ -4,8 +4,8 @@
 //! new session and tries once more; so nothing here is ever refreshed.
 
 mod learn;
-mod look;
 mod parked;
+mod standing;
 
 use std::collections::HashMap;
 use std::io::Cursor;

@@ -22,9 +22,9 @@ mod call;
 mod catalog;
 mod config;
 mod error;
-mod look;
 mod session;
 mod shape;
+mod standing;
 mod value;
 
 pub use config::SqliteTargetConfig;
@@ -145,9 +145,9 @@ impl Target for SqliteTarget {
         .await
     }
 
-    async fn look(&mut self, table: &TableMap, key: &Row) -> Result<Standing, ApplyError> {
+    async fn standing(&mut self, table: &TableMap, key: &Row) -> Result<Standing, ApplyError> {
         let (table, key) = (table.clone(), key.clone());
-        self.blocking(move |config, _| look::look(config, &table, &key)).await
+        self.blocking(move |config, _| standing::of(config, &table, &key)).await
     }
 
     async fn check(&mut self, tables: &[TableMap]) -> Result<(), Vec<ApplyError>> {

@@ -16,7 +16,7 @@ use crate::target::{ApplyError, Standing, TableMap};
 const HAS_TABLE: &str = "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?1)";
 
 /// Looks for the row, the tombstone and what is parked of a record; makes nothing where that is missing.
-pub(super) fn look(config: &SqliteTargetConfig, table: &TableMap, key: &Row) -> Result<Standing, ApplyError> {
+pub(super) fn of(config: &SqliteTargetConfig, table: &TableMap, key: &Row) -> Result<Standing, ApplyError> {
     if !config.path.exists() {
         return Err(missing_file(config));
     }
@@ -39,15 +39,10 @@ pub(super) fn look(config: &SqliteTargetConfig, table: &TableMap, key: &Row) -> 
     if !lacking.is_empty() {
         return Err(found.missing_columns(&lacking));
     }
-    standing(&connection, found, &columns, &key_name(key)).map_err(|cause| doing.failed(cause))
+    read(&connection, found, &columns, &key_name(key)).map_err(|cause| doing.failed(cause))
 }
 
-fn standing(
-    connection: &Connection,
-    table: Table,
-    key: &[(&str, Value<'_>)],
-    name: &str,
-) -> rusqlite::Result<Standing> {
+fn read(connection: &Connection, table: Table, key: &[(&str, Value<'_>)], name: &str) -> rusqlite::Result<Standing> {
     let version = if table.lacks(&[VERSION]).is_empty() { VERSION } else { "NULL" };
     let equal: Vec<_> = key.iter().map(|(column, _)| format!("{} = ?", quote(column))).collect();
     let row = format!("SELECT {version} FROM main.{} WHERE {}", quote(&table.name), equal.join(" AND "));

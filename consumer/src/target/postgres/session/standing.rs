@@ -11,7 +11,11 @@ use crate::target::{ApplyError, Standing, TableMap};
 
 impl Session {
     /// Looks for the row, the tombstone and what is parked of a record; makes nothing where that is missing.
-    pub(in crate::target::postgres) async fn look(&self, table: &TableMap, key: &Row) -> Result<Standing, ApplyError> {
+    pub(in crate::target::postgres) async fn standing(
+        &self,
+        table: &TableMap,
+        key: &Row,
+    ) -> Result<Standing, ApplyError> {
         let into = table.into.as_str();
         let failed = |cause| self.doing(into, &[]).failed(cause);
         let catalog = Catalog::read(&self.client, into).await.map_err(failed)?;
