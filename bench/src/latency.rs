@@ -13,7 +13,7 @@ use crate::plan::{Size, Workload};
 use crate::report::{Delays, Progress};
 use crate::side::replication::Replication;
 use crate::side::syncline::Syncline;
-use crate::side::{World, until};
+use crate::side::{World, same, until};
 
 /// Transactions per second at most; above it they have more rows.
 const COMMITS_PER_SECOND: u32 = 1000;
@@ -53,6 +53,7 @@ pub(crate) async fn latency(
             let step = format!("turn {} of 4, {side} at {} rows/s: half within {median:.1} ms", turn + 1, delays.rate);
             progress.step(workload.name, &step);
         }
+        same(world, target).await?;
         match running {
             Some(running) => running.stop().await?,
             None => own.disable().await?,
@@ -79,13 +80,17 @@ async fn caught_up(world: &World<'_>, target: &Client) -> Result<()> {
 
 /// Writes at the rate for some seconds and adds each row's delay.
 async fn flow(world: &World<'_>, target: &Client, delays: &mut Delays, seconds: u32, next: &Cell<u32>) -> Result<()> {
+    let mut clients = Vec::new();
+    for _ in 0..WRITERS {
+        clients.push(world.source.connect().await?);
+    }
     let first = next.get();
     let committed: RefCell<Vec<Option<Instant>>> = RefCell::default();
     let writing = Cell::new(true);
     let begin = Instant::now();
     let write = async {
-        let written =
-            join_all((0..WRITERS).map(|at| writer(world, delays.rate, seconds, at, next, first, &committed))).await;
+        let flow = Flow { world, rate: delays.rate, seconds, next, first, committed: &committed };
+        let written = join_all((0..).zip(&clients).map(|(at, client)| flow.write(client, at))).await;
         writing.set(false);
         written.into_iter().collect::<Result<()>>()?;
         Ok(begin.elapsed().as_secs_f64())
@@ -100,35 +105,41 @@ async fn flow(world: &World<'_>, target: &Client, delays: &mut Delays, seconds: 
     Ok(())
 }
 
-/// One of the connections that write: a transaction at each of its ticks, by the clock and not by when the last one ended.
-async fn writer(
-    world: &World<'_>,
+/// What the connections that write share.
+struct Flow<'a> {
+    world: &'a World<'a>,
     rate: u32,
     seconds: u32,
-    at: u32,
-    next: &Cell<u32>,
+    /// The next row's number.
+    next: &'a Cell<u32>,
+    /// The number of the first row.
     first: u32,
-    committed: &RefCell<Vec<Option<Instant>>>,
-) -> Result<()> {
-    let client = world.source.connect().await?;
-    let insert = client.prepare(&world.table.insert("$1::int", "$2::int")).await?;
-    let commits = rate.min(COMMITS_PER_SECOND);
-    let rows = rate / commits;
-    let tick = Duration::from_secs(1) / commits;
-    let begin = Instant::now() + tick * at;
-    for n in 0..commits * seconds / WRITERS {
-        tokio::time::sleep_until((begin + tick * WRITERS * n).into()).await;
-        let from = next.replace(next.get() + rows);
-        client.execute(&insert, &[&i32::try_from(from)?, &i32::try_from(from + rows - 1)?]).await?;
-        let now = Instant::now();
-        let mut committed = committed.borrow_mut();
-        let end = (from + rows - first) as usize;
-        if committed.len() < end {
-            committed.resize(end, None);
+    /// When each row was committed.
+    committed: &'a RefCell<Vec<Option<Instant>>>,
+}
+
+impl Flow<'_> {
+    /// Writes over one connection: a transaction at each of its ticks, by the clock and not by when the last one ended.
+    async fn write(&self, client: &Client, at: u32) -> Result<()> {
+        let insert = client.prepare(&self.world.table.insert("$1::int", "$2::int")).await?;
+        let commits = self.rate.min(COMMITS_PER_SECOND);
+        let rows = self.rate / commits;
+        let tick = Duration::from_secs(1) / commits;
+        let begin = Instant::now() + tick * at;
+        for n in 0..commits * self.seconds / WRITERS {
+            tokio::time::sleep_until((begin + tick * WRITERS * n).into()).await;
+            let from = self.next.replace(self.next.get() + rows);
+            client.execute(&insert, &[&i32::try_from(from)?, &i32::try_from(from + rows - 1)?]).await?;
+            let now = Instant::now();
+            let mut committed = self.committed.borrow_mut();
+            let end = (from + rows - self.first) as usize;
+            if committed.len() < end {
+                committed.resize(end, None);
+            }
+            committed.get_mut(end - rows as usize..end).unwrap_or_default().fill(Some(now));
         }
-        committed.get_mut(end - rows as usize..end).unwrap_or_default().fill(Some(now));
+        Ok(())
     }
-    Ok(())
 }
 
 /// Looks which rows the target shows, until it shows all. Rows do not come in their order.

@@ -65,6 +65,7 @@ async fn run(options: &Pipeline) -> Result<()> {
     let (begun, machine) = (jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string(), Machine::see());
     let versions = bench.versions().await?;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut failure = None;
     for workload in workloads {
         let name = format!("syncline_bench_{}_{}", std::process::id(), workload.name.replace('-', "_"));
         let done = tokio::select! {
@@ -74,10 +75,14 @@ async fn run(options: &Pipeline) -> Result<()> {
         };
         // However it ended, nothing stays on the servers.
         let removed = scratch::remove(&bench.servers, &name).await;
-        done?;
-        removed?;
+        failure = done.and(removed).err();
+        if failure.is_some() {
+            break;
+        }
     }
+    // What was measured before something went wrong took its time, too.
     let report = Report {
+        failure: failure.as_ref().map(|error| told(&**error)),
         begun,
         machine,
         load_at_the_end: measure::load(),
@@ -92,7 +97,11 @@ async fn run(options: &Pipeline) -> Result<()> {
     let (json, html) = (options.out.join("pipeline.json"), options.out.join("pipeline.html"));
     std::fs::write(&json, serde_json::to_string_pretty(&report)?)?;
     std::fs::write(&html, report::page::page(&report))?;
-    println!("\nEvery target was equal to its source. Figures: {}, plots: {}", json.display(), html.display());
+    println!("\nFigures: {}, plots: {}", json.display(), html.display());
+    match failure {
+        None => println!("Every target was equal to its source."),
+        Some(failure) => return Err(failure),
+    }
     Ok(())
 }
 

@@ -14,6 +14,8 @@ use crate::stats::{mean, percentile, spread};
 /// Everything that was measured.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
+    /// What ended it early; what is here was measured before.
+    pub failure: Option<String>,
     /// When it began.
     pub begun: String,
     /// Where.

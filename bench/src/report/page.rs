@@ -38,6 +38,9 @@ pub(crate) fn page(report: &Report) -> String {
         thousands(f64::from(report.rows[0])),
         thousands(f64::from(report.rows[1])),
     );
+    if let Some(failure) = &report.failure {
+        body += &format!("<p><b>It ended early: {}</b></p>", escape(failure));
+    }
     let rows = &report.figures;
     if !rows.is_empty() {
         body += &section(
@@ -134,6 +137,7 @@ mod tests {
         let latency =
             Latency { side: "AES256".into(), rate: 1000, written: 999.0, p50: 7.0, p99: 20.0, p999: 40.0, rows: 9 };
         let report = Report {
+            failure: Some("a target is NOT equal".to_owned()),
             begun: "2026-11-22 08:00 UTC".to_owned(),
             machine: Machine { model: "A <fast> one".to_owned(), processors: 2, load: "0.10".to_owned() },
             load_at_the_end: "2.00".to_owned(),
@@ -144,7 +148,9 @@ mod tests {
             latencies: vec![latency],
         };
         let page = page(&report);
-        for shown in ["30,000", "15,000", "0.50 (A/A 0 %)", "1,000 rows/s  AES256", "A &lt;fast&gt; one", "7.0 ms"] {
+        for shown in
+            ["30,000", "15,000", "0.50 (A/A 0 %)", "1,000 rows/s  AES256", "A &lt;fast&gt; one", "7.0 ms", "NOT equal"]
+        {
             assert!(page.contains(shown), "{shown}: {page}");
         }
         assert_eq!(page.matches("<svg").count(), 4);
