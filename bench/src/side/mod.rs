@@ -16,8 +16,8 @@ use crate::measure::{Parts, Run};
 use crate::scratch::{Database, Scratch};
 use crate::table::Table;
 
-/// Whoever is not done after this time never will be.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// Whoever is not done after this time never will be: ten million rows of a bulk share take minutes.
+const PATIENCE: Duration = Duration::from_secs(900);
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(5);
 
