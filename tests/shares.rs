@@ -46,7 +46,9 @@ async fn share_list_tells_what_a_running_producer_counts_and_what_looks_wrong() 
     assert!(told.contains("note: no producer answers at 127.0.0.1:"), "{told}");
 
     let mut producer = Service::start(folder.path(), "producer", &path);
-    eventually("the producer listens", true, async || producer.get("/readyz").is_some()).await;
+    let triggers = "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger'";
+    let is_read = || database.query_row(triggers, [], |row| row.get::<_, i64>(0)) == Ok(3);
+    eventually("the source is read", true, async || producer.get("/readyz").is_some() && is_read()).await;
     database.execute_batch("INSERT INTO incident VALUES ('INC1', 1), ('INC2', 3), ('INC3', 2)").unwrap();
     let counted = json!({"changes": 3, "shared": 2, "withheld": {"filter": 1}, "confirmed": 2, "dead_letters": 0});
     eventually("the counters", counted, async || {
