@@ -132,7 +132,7 @@ pub(super) async fn at_targets(known: &mut Known, config: &Config, subject: &Sub
     }
 }
 
-async fn standing(target: &TargetConfig, map: &TableMap, key: &Row) -> Result<Standing, String> {
+async fn look(target: &TargetConfig, map: &TableMap, key: &Row) -> Result<Standing, String> {
     let looked = match target {
         TargetConfig::Postgres(postgres) => PostgresTarget::new(postgres.clone(), WRITER).standing(map, key).await,
         TargetConfig::Sqlite(sqlite) => SqliteTarget::new(sqlite.clone()).standing(map, key).await,
