@@ -100,8 +100,8 @@ eventually "two consumers share the partitions" replicas 2
 say "killing every part while agents work"
 dc --profile load up -d --wait --no-recreate --scale consumer=2
 for service in producer consumer rabbitmq servicedesk crm consumer producer; do
-  container=$(dc ps -q "$service" | head -n 1)
-  crash "$container"
+  mapfile -t containers < <(dc ps -q "$service")
+  crash "${containers[0]}"
   say "$service was killed"
   sleep 5
 done
