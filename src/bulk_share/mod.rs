@@ -72,6 +72,7 @@ fn orders(config: &Config, args: &BulkShareArgs, shares: &[String]) -> Vec<(Uuid
         query: args.query.clone(),
         changed_since: args.changed_since,
         rows_per_second: args.rows_per_second,
+        records: None,
         member: group.map(|(group, parallel)| Member { group: group.clone(), of, parallel }),
         schedule: None,
         planned_at,
@@ -159,6 +160,7 @@ async fn leave<K: Stock>(stock: &K, orders: Vec<(Uuid, Order)>) -> Result<Vec<Uu
             (share, query, changed_since, rows_per_second)
                 == (&other.share, &other.query, &other.changed_since, &other.rows_per_second)
                 && of(&order) == of(other)
+                && other.records.is_none()
                 && !other.cancel
         };
         let known = ledger.entries.iter().find(|(_, entry)| !entry.is_over() && same(&entry.order));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use syncline_shared::class::Class;
-use syncline_shared::record::{Action, Version};
+use syncline_shared::record::{Action, Columns, Row, Value, Version};
 use uuid::Uuid;
 
 use super::order::Range;
@@ -29,6 +29,7 @@ pub(crate) fn want(table: &str) -> Want {
         columns: Vec::new(),
         changed: None,
         ranges: Vec::new(),
+        keys: None,
         connections: 3,
         rows_max: 100,
     }
@@ -125,4 +126,30 @@ pub(crate) async fn names_what_is_missing<K: Stock>(stock: &K) {
             Ok(_) => panic!("{name} is not there"),
         }
     }
+}
+
+/// Records that are named come as they are; of one that is not there, or cannot be, a delete comes.
+pub(crate) async fn reads_records_by_their_keys<K: Stock>(stock: &K, keys: &[Row], expected: &[(&str, Action)]) {
+    let want = Want { keys: Some(keys.to_vec()), rows_max: 2, ..want("item") };
+    let Opened { mut rows, version, total, .. } = open(stock, want.clone()).await.expect("opened");
+    let mut read = Vec::new();
+    while let Some(bite) = rows.next().await.expect("rows") {
+        assert!(bite.changes.len() <= 2);
+        read.extend(bite.changes);
+    }
+    let told: Vec<_> = read.iter().map(|change| (key(change), change.action)).collect();
+    let expected: Vec<_> = expected.iter().map(|(key, action)| ((*key).to_owned(), *action)).collect();
+    assert_eq!((told, total), (expected, u64::try_from(keys.len()).expect("few")));
+    for change in &read {
+        assert!(change.version >= version && change.only_share.as_deref() == Some("first"));
+        assert_eq!(change.after.is_some(), change.action == Action::Bulk);
+        assert_eq!(change.before.as_ref(), change.after.is_some().then_some(&change.key));
+    }
+}
+
+/// A key as somebody who saw it elsewhere may know it.
+pub(crate) fn named(columns: &[(&str, Value<'_>)]) -> Row {
+    let mut key = Row::builder(Columns::new(columns.iter().map(|(name, _)| *name)));
+    columns.iter().for_each(|(_, value)| key.push(*value));
+    key.finish()
 }

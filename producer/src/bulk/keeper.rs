@@ -179,6 +179,7 @@ impl<K: Stock> Keeper<K> {
             }
             self.stored.insert(*id, run.clone());
             if run.phase.is_end() {
+                ledger::forget_keys(&self.stock, *id).await?;
                 let (source, rows, reason) = (&self.bulk.source, run.rows, &run.reason);
                 tracing::info!(source, %id, phase = run.phase.as_str(), rows, reason, "a bulk share ended");
                 found.settled.push(*id);
@@ -198,6 +199,7 @@ impl<K: Stock> Keeper<K> {
             let mut run = self.taken_up(&ledger, id, now);
             run.end(&end, now);
             ledger::claim(&self.stock, id, &run).await?;
+            ledger::forget_keys(&self.stock, id).await?;
             tracing::info!(source = self.bulk.source, %id, phase = run.phase.as_str(), reason = run.reason, "a bulk share ended");
         }
         for id in planned.start {
@@ -259,6 +261,7 @@ fn orders(name: &str, schedule: &Schedule, ledger: &Ledger, now: Timestamp) -> V
         query: None,
         changed_since: schedule.changed.and_then(|overlap| changed_since(share, overlap)),
         rows_per_second: None,
+        records: None,
         member: schedule.group.clone().map(|(group, parallel)| Member { group, of, parallel }),
         schedule: Some(name.to_owned()),
         planned_at: now,

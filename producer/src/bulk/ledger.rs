@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use syncline_shared::record::{Row, Version, read_lines, write_line};
 use uuid::Uuid;
 
 use super::order::{Entry, Order, Run};
@@ -88,6 +89,10 @@ fn order_key(id: Uuid) -> String {
     format!("order:{id}")
 }
 
+fn keys_key(id: Uuid) -> String {
+    format!("keys:{id}")
+}
+
 fn run_key(id: Uuid) -> String {
     format!("run:{id}")
 }
@@ -98,6 +103,47 @@ fn run_key(id: Uuid) -> String {
 /// [`SourceError`].
 pub async fn put_order<S: Stock>(stock: &S, id: Uuid, order: &Order) -> Result<(), SourceError> {
     stock.put(&order_key(id), &json(order), When::Always).await.map(drop)
+}
+
+/// The keys of records by the tables they are stored in.
+pub type Keys = BTreeMap<String, Vec<Row>>;
+
+/// Asks for a bulk share of the records with these keys alone: each is sent as the share has it, or deleted where the
+/// share does not have it.
+///
+/// # Errors
+/// [`SourceError`].
+pub async fn put_order_of<S: Stock>(stock: &S, id: Uuid, order: &Order, keys: &Keys) -> Result<(), SourceError> {
+    let lines = |keys: &Vec<Row>| {
+        let mut lines = Vec::new();
+        for key in keys {
+            write_line(&mut lines, key, Version::default(), Timestamp::UNIX_EPOCH, None, true);
+        }
+        String::from_utf8(lines).unwrap_or_default()
+    };
+    let lines: BTreeMap<_, _> = keys.iter().map(|(table, keys)| (table, lines(keys))).collect();
+    stock.put(&keys_key(id), &json(&lines), When::Always).await?;
+    let records = keys.values().map(Vec::len).sum::<usize>();
+    let order = Order { records: Some(u64::try_from(records).unwrap_or(u64::MAX)), ..order.clone() };
+    put_order(stock, id, &order).await
+}
+
+/// The keys an order is about; `None` when they are gone.
+pub(super) async fn keys<S: Stock>(stock: &S, id: Uuid) -> Result<Option<Keys>, SourceError> {
+    let name = keys_key(id);
+    let notes = stock.notes().await?;
+    let lines =
+        notes.iter().find(|(key, _)| *key == name).and_then(|(key, json)| read::<BTreeMap<String, String>>(key, json));
+    Ok(lines.and_then(|lines| {
+        let keys =
+            |text: &String| Some(read_lines(text.as_bytes()).ok()?.into_iter().map(|record| record.key).collect());
+        lines.iter().map(|(table, text)| Some((table.clone(), keys(text)?))).collect()
+    }))
+}
+
+/// Forgets the keys of an order that is over: they are records', and best not kept.
+pub(super) async fn forget_keys<S: Stock>(stock: &S, id: Uuid) -> Result<(), SourceError> {
+    stock.remove(&[keys_key(id)]).await
 }
 
 /// Asks a bulk share to stop, or not to begin.
@@ -124,7 +170,7 @@ pub(super) async fn put_fired<S: Stock>(stock: &S, schedule: &str, fired: &Fired
 }
 
 pub(super) async fn forget<S: Stock>(stock: &S, ids: &[Uuid]) -> Result<(), SourceError> {
-    let keys: Vec<_> = ids.iter().flat_map(|id| [order_key(*id), run_key(*id)]).collect();
+    let keys: Vec<_> = ids.iter().flat_map(|id| [order_key(*id), run_key(*id), keys_key(*id)]).collect();
     if keys.is_empty() { Ok(()) } else { stock.remove(&keys).await }
 }
 

@@ -75,7 +75,12 @@ impl Stock for MemoryStock {
         let from = want.ranges.first().and_then(|range| range.after.as_ref()?.first()?.parse().ok()).unwrap_or(0);
         let ranges = if want.ranges.is_empty() { vec![Range::default()] } else { want.ranges.clone() };
         let total = u64::try_from(self.rows).unwrap_or(u64::MAX);
-        Ok(Opened { rows: MemoryRows { next: from, rows: self.rows, want }, ranges, total, as_of: Timestamp::now() })
+        let (as_of, version) = (Timestamp::now(), Version::new(1, 1, 0));
+        Ok(Opened { rows: MemoryRows { next: from, rows: self.rows, want }, ranges, total, as_of, version })
+    }
+
+    async fn look(&self, want: Want) -> Result<Opened<MemoryRows>, SourceError> {
+        self.open(want).await
     }
 }
 

@@ -24,7 +24,7 @@ mod throttle;
 
 pub use config::{BulkConfig, GroupConfig, Schedule, ScheduleConfig};
 pub use keeper::{BulkShare, BulkShares};
-pub use ledger::{Ledger, cancel, put_order};
+pub use ledger::{Keys, Ledger, cancel, put_order, put_order_of};
 pub use order::{Entry, Key, Member, Order, Phase, Range, Run};
 pub use schedule::Times;
 pub use stock::{Bite, Opened, Rows, Stock, Want, When};

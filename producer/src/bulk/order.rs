@@ -26,6 +26,9 @@ pub struct Order {
     /// Rows read per second at most; default as `[producer.bulk]` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows_per_second: Option<u32>,
+    /// How many records it is about, where somebody named them: their keys are a note of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<u64>,
     /// The group it is a member of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub member: Option<Member>,

@@ -98,6 +98,7 @@ mod tests {
                 query: None,
                 changed_since: None,
                 rows_per_second: None,
+                records: None,
                 member,
                 schedule: None,
                 planned_at: Timestamp::UNIX_EPOCH,

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::feed::{News, Step};
+use super::ledger;
 use super::order::{End, Order, Range, Run};
 use super::stock::{Bite, Rows as _, Stock, Want};
 use super::throttle::Throttle;
@@ -110,6 +111,16 @@ impl<K: Stock> Worker<K> {
         if !known.is_empty() && known.iter().all(|range| range.done) {
             return Ok(None);
         }
+        let keys = match self.order.records {
+            None => None,
+            Some(_) => match ledger::keys(&self.stock, self.id).await? {
+                None => return Ok(Some(End::Failed("which records it is about is not known any more".to_owned()))),
+                Some(mut keys) => match keys.remove(&**table) {
+                    None => return Ok(None),
+                    keys => keys,
+                },
+            },
+        };
         let asked = query.into_iter().flat_map(|query| query.columns_used(ANY)).map(str::to_owned);
         let mut throttle = Throttle::new(self.rows_per_second);
         let want = Want {
@@ -118,6 +129,7 @@ impl<K: Stock> Worker<K> {
             columns: columns.iter().cloned().chain(asked).collect(),
             changed,
             ranges: known.clone(),
+            keys,
             connections: self.connections,
             rows_max: throttle.rows_at_once(ROWS_MAX),
         };

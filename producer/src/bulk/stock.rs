@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use syncline_shared::record::{Row, Version};
 use uuid::Uuid;
 
 use super::order::{Key, Range};
@@ -34,6 +35,12 @@ pub trait Stock: Lookups + Clone {
     /// # Errors
     /// [`SourceError::Unfit`] when the table lacks something: the same again does not help. All others may pass.
     fn open(&self, want: Want) -> impl Future<Output = Result<Opened<Self::Rows>, SourceError>> + Send;
+
+    /// The same for a process that only looks, whoever reads the source's changes. Writes nothing.
+    ///
+    /// # Errors
+    /// As [`open`](Stock::open); also when nobody has ever read the source's changes.
+    fn look(&self, want: Want) -> impl Future<Output = Result<Opened<Self::Rows>, SourceError>> + Send;
 }
 
 /// When a note is written.
@@ -60,6 +67,8 @@ pub struct Want {
     pub changed: Option<(String, Timestamp)>,
     /// Where to go on; empty for the whole table.
     pub ranges: Vec<Range>,
+    /// Only the records with these keys, as one part; of each that is not there a delete comes, with the snapshot's version.
+    pub keys: Option<Vec<Row>>,
     /// Connections to read over, where the source has more than one.
     pub connections: usize,
     /// Rows that come at once at most.
@@ -76,6 +85,8 @@ pub struct Opened<R> {
     pub total: u64,
     /// The source's time.
     pub as_of: Timestamp,
+    /// No row is of an older version.
+    pub version: Version,
 }
 
 /// Rows of a table, read in order within each part. What is read has versions of its own snapshot: changes that came

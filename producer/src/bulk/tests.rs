@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use prometheus::Registry;
+use syncline_shared::record::{Columns, Row, Value};
 use syncline_shared::tasks::TaskGroup;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -45,6 +46,7 @@ fn order(share: &str) -> Order {
         query: None,
         changed_since: None,
         rows_per_second: None,
+        records: None,
         member: None,
         schedule: None,
         planned_at: now,
@@ -179,4 +181,23 @@ async fn all_tables_of_a_share_are_read_and_gone_on_with_where_it_was() {
     let end = second.poll().await.position.expect("its end");
     second.feed.commit(&end).await.expect("committed");
     second.noted(id, |run| run.phase == Phase::Finished && run.rows == 600).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_of_named_records_are_forgotten_when_all_of_them_are_sent() {
+    let stock = MemoryStock::of(3);
+    let (id, mut bench) = (Uuid::now_v7(), bench(&stock));
+    let key = |id: &str| {
+        let mut key = Row::builder(Columns::new(["id"]));
+        key.push(Value::Text(id));
+        key.finish()
+    };
+    let keys = Keys::from([("item".to_owned(), vec![key("1\n\""), key("2")])]);
+    put_order_of(&stock, id, &order("a"), &keys).await.expect("asked for");
+    assert_eq!(ledger::keys(&stock, id).await.expect("a note"), Some(keys));
+    bench.rows(3).await;
+    let end = bench.poll().await.position.expect("its end");
+    bench.feed.commit(&end).await.expect("committed");
+    bench.noted(id, |run| run.phase == Phase::Finished).await;
+    assert_eq!(stock.note(&format!("keys:{id}")), None);
 }

@@ -400,7 +400,8 @@ impl Share {
             return Some(Withheld::Action);
         }
         match change.session.interactive {
-            _ if !self.interactive_only => None,
+            // What was asked for by its key is no one's work.
+            _ if !self.interactive_only || change.only_share.is_some() => None,
             Some(true) => None,
             Some(false) => Some(Withheld::Background),
             None => Some(Withheld::UnknownSession),

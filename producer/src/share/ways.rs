@@ -64,7 +64,8 @@ impl Share {
     }
 
     /// Whether what leaves depends on what changed: without the values before, what nobody meant to share would leave.
-    fn decides_by_changes(&self) -> bool {
+    #[must_use]
+    pub fn decides_by_changes(&self) -> bool {
         let script_asks = self.script.as_ref().is_some_and(BeforeShare::asks_for_changes);
         self.conditions().any(Condition::asks_for_changes) || script_asks
     }
@@ -96,9 +97,11 @@ impl Share {
     pub(super) fn ways_before(&self, change: &Change, now: Option<&Result<Ways, Withheld>>) -> Result<Ways, Withheld> {
         let stays = matches!(now, Some(Ok(_))) && !self.may_move();
         let guess = match change.action {
-            Action::Insert | Action::Bulk => return Ok(Ways::default()),
-            Action::Update if stays || !self.looks_before() => return Ok(Ways::default()),
-            Action::Update => self.on_leave != OnLeave::Update,
+            Action::Insert => return Ok(Ways::default()),
+            // A row of a copy says nothing of what was before; one that was asked for by its key has at least that.
+            Action::Bulk if change.before.is_none() => return Ok(Ways::default()),
+            Action::Update | Action::Bulk if stays || !self.looks_before() => return Ok(Ways::default()),
+            Action::Update | Action::Bulk => self.on_leave != OnLeave::Update,
             Action::Delete => true,
         };
         let row = change.before.as_ref().unwrap_or(&change.key);

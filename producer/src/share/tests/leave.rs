@@ -146,3 +146,26 @@ fn a_script_that_withholds_or_fails_does_not_keep_the_delete_from_where_the_reco
         }
     }
 }
+
+/// A record that was asked for by its key: what it was before is not known.
+fn named(priority: Option<&str>) -> Change {
+    let (action, before) = match priority {
+        Some(_) => (Action::Bulk, Some(row(&[("id", Value::Number("7"))]))),
+        None => (Action::Delete, None),
+    };
+    let change = by(None, change(action, before, priority.map(incident)));
+    Change { only_share: Some("incidents".into()), ..change }
+}
+
+#[test]
+fn a_record_asked_for_by_its_key_is_sent_or_deleted_by_the_shares_own_rules() {
+    let share = told("delete");
+    assert_eq!(messages(&share, &named(Some("1"))), one(Action::Bulk, true));
+    assert_eq!(messages(&share, &named(Some("3"))), one(Action::Delete, false));
+    assert_eq!(messages(&share, &named(None)), one(Action::Delete, true));
+    for on_leave in ["update", "ignore"] {
+        assert_eq!(messages(&told(on_leave), &named(Some("3"))), []);
+    }
+    let keeps = super::share(json!({"filter": "priority<=2", "on": ["insert", "update"]}));
+    assert_eq!(messages(&keeps, &named(None)), [], "the share sends no deletes");
+}

@@ -121,6 +121,12 @@ impl Form {
         row.select(self.key.clone(), &self.key_places)
     }
 
+    /// A key that somebody named, its columns in their order; `None` if it lacks one.
+    pub(super) fn named(&self, key: &Row) -> Option<Row> {
+        let places: Option<Vec<_>> = self.key.iter().map(|name| key.columns().position(name)).collect();
+        places.map(|places| key.select(self.key.clone(), &places))
+    }
+
     /// Reads a line of COPY's text format.
     pub(super) fn row(&self, line: &[u8]) -> Option<Row> {
         let line = str::from_utf8(line.strip_suffix(b"\n")?).ok()?;

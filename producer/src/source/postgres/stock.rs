@@ -5,6 +5,7 @@
 //! `syncline.state`.
 
 mod cut;
+mod named;
 mod read;
 
 use std::sync::Arc;
@@ -12,17 +13,19 @@ use std::sync::Arc;
 use futures_util::StreamExt as _;
 use futures_util::stream::{BoxStream, select_all};
 use jiff::Timestamp;
+use syncline_shared::record::Version;
 use tokio::sync::{Mutex, watch};
 use tokio_postgres::Client;
 
+use self::named::named;
 use self::read::{Reading, parts};
 use super::PostgresSource;
 use super::connect::Settings;
-use super::copy::{Form, now, take_snapshot};
+use super::copy::{Form, Snapshot, now, take_snapshot};
 use super::state::State;
 use super::table::{Found, Table, look_up};
 use super::values::{identifier, literal};
-use crate::bulk::{Bite, Opened, Rows, Stock, Want, When};
+use crate::bulk::{Bite, Opened, Range, Rows, Stock, Want, When};
 use crate::source::SourceError;
 
 /// A PostgreSQL source as bulk shares see it.
@@ -153,15 +156,43 @@ impl Stock for PostgresStock {
     }
 
     async fn open(&self, want: Want) -> Result<Opened<Parts>, SourceError> {
-        let settings = &self.settings;
         let epoch = *self.epoch.borrow();
-        let here = || settings.unreachable("the source's changes are not read here now");
+        let here = || self.settings.unreachable("the source's changes are not read here now");
         let epoch = epoch.ok_or_else(here)?;
-        let snapshot = take_snapshot(settings).await?;
+        let snapshot = take_snapshot(&self.settings).await?;
         // A log that has begun anew meanwhile counts its places anew.
         if *self.epoch.borrow() != Some(epoch) {
             return Err(here());
         }
+        self.enter(want, epoch, &snapshot).await
+    }
+
+    async fn look(&self, want: Want) -> Result<Opened<Parts>, SourceError> {
+        let epoch = self.epoch_noted().await?;
+        let snapshot = take_snapshot(&self.settings).await?;
+        self.enter(want, epoch, &snapshot).await
+    }
+}
+
+impl PostgresStock {
+    /// The epoch as whoever reads the changes has noted it.
+    async fn epoch_noted(&self) -> Result<u32, SourceError> {
+        let (settings, sql) = (&self.settings, self.sql().await?);
+        let noted =
+            if State::exists(settings, &sql).await? { State::read(settings, &sql).await?.epoch() } else { None };
+        let server = settings.replication(0).await?.identify_system().await.map_err(|error| settings.broken(&error))?;
+        match noted {
+            Some(noted) if noted.system_id == server.system_id && noted.timeline == server.timeline => Ok(noted.epoch),
+            Some(_) | None => Err(SourceError::Unfit {
+                problem: format!("no producer has read the source {} on this server yet", settings.source),
+                mend: "start the producer, and ask again".to_owned(),
+            }),
+        }
+    }
+
+    /// Begins to read in a snapshot.
+    async fn enter(&self, want: Want, epoch: u32, snapshot: &Snapshot) -> Result<Opened<Parts>, SourceError> {
+        let settings = &self.settings;
         let sql = snapshot.enter(settings).await?;
         let table = self.table(&sql, &want).await?;
         let form = Form::read(settings, &sql, &table).await?;
@@ -177,25 +208,34 @@ impl Stock for PostgresStock {
         };
         let as_of = now(settings, &sql).await?;
         let key = cut::key_in_order(settings, &sql, &table).await?;
-        let total = cut::count(settings, &sql, &table, condition.as_deref()).await?;
-        let whole = condition.is_none();
-        let connections = if whole { want.connections } else { 1 };
-        let ranges = match want.ranges.is_empty() {
-            true => cut::ranges(settings, &sql, &table, &key, connections, total).await?,
-            false => want.ranges.clone(),
-        };
-        let reading = Arc::new(Reading {
+        let version = Version::new(epoch, snapshot.point, 0);
+        let mut reading = Reading {
             settings: Arc::clone(settings),
             table: Arc::clone(&want.table),
             own_rows: table.own_rows(),
             share: Arc::clone(&want.share),
-            version: syncline_shared::record::Version::new(epoch, snapshot.point, 0),
+            version,
             at: as_of,
             rows_max: want.rows_max,
             form,
             key,
-            condition,
-        });
+            condition: None,
+        };
+        if let Some(keys) = want.keys {
+            let (total, ranges) = (u64::try_from(keys.len()).unwrap_or(u64::MAX), vec![Range::default()]);
+            let rows = Parts(select_all([named(reading, sql, keys)]));
+            return Ok(Opened { rows, ranges, total, as_of, version });
+        }
+        let key = &reading.key;
+        let total = cut::count(settings, &sql, &table, condition.as_deref()).await?;
+        let whole = condition.is_none();
+        let connections = if whole { want.connections } else { 1 };
+        let ranges = match want.ranges.is_empty() {
+            true => cut::ranges(settings, &sql, &table, key, connections, total).await?,
+            false => want.ranges.clone(),
+        };
+        reading.condition = condition;
+        let reading = Arc::new(reading);
         let left: Vec<_> = ranges.iter().cloned().enumerate().filter(|(_, range)| !range.done).collect();
         let mut clients = vec![sql];
         while clients.len() < connections.min(left.len()) {
@@ -210,7 +250,7 @@ impl Stock for PostgresStock {
             }
         }
         let rows = Parts(select_all(parts(&reading, clients, left)));
-        Ok(Opened { rows, ranges, total, as_of })
+        Ok(Opened { rows, ranges, total, as_of, version })
     }
 }
 

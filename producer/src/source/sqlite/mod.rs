@@ -19,6 +19,7 @@ mod file;
 mod find;
 mod log;
 mod lookup;
+mod named;
 mod row;
 mod setup;
 mod stock;

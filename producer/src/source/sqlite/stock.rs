@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::error::Fault;
 use super::log::{Decoder, position};
+use super::named::Named;
 use super::setup::newest_change;
 use super::table::{Side, Table};
 use super::{Settings, SqliteSource, off_thread};
@@ -119,13 +120,25 @@ impl Stock for SqliteStock {
     }
 
     async fn open(&self, want: Want) -> Result<Opened<Pages>, SourceError> {
+        self.enter(want, true).await
+    }
+
+    async fn look(&self, want: Want) -> Result<Opened<Pages>, SourceError> {
+        self.enter(want, false).await
+    }
+}
+
+impl SqliteStock {
+    /// Begins to read; a `reader` moves the log on before.
+    async fn enter(&self, want: Want, reader: bool) -> Result<Opened<Pages>, SourceError> {
         let settings = Arc::clone(&self.settings);
         let ranges = if want.ranges.is_empty() { vec![Range::default()] } else { want.ranges.clone() };
         let left = ranges.clone();
         off_thread(move || {
-            let opened = Open::new(Arc::clone(&settings), want, left).map_err(|fault| fault.at(&settings.address()))?;
+            let opened = Open::new(Arc::clone(&settings), want, left, reader);
+            let (opened, version) = opened.map_err(|fault| fault.at(&settings.address()))?;
             let (total, rows) = (opened.total, Pages(Arc::new(Mutex::new(opened))));
-            Ok(Opened { rows, ranges, total, as_of: Timestamp::now() })
+            Ok(Opened { rows, ranges, total, as_of: Timestamp::now(), version })
         })
         .await
     }
@@ -162,7 +175,7 @@ struct Open {
 }
 
 impl Open {
-    fn new(settings: Arc<Settings>, want: Want, left: Vec<Range>) -> Result<Self, Fault> {
+    fn new(settings: Arc<Settings>, want: Want, left: Vec<Range>, reader: bool) -> Result<(Self, Version), Fault> {
         let connection = sqlite::open(&settings.config.path, false)?;
         let file = file_id(&settings.config.path);
         let decoder = Decoder::default();
@@ -171,8 +184,14 @@ impl Open {
         let count = format!("SELECT count(*) FROM main.{}{}", quote(&table.name), open.conditions(&table, None).sql());
         let total: i64 = open.connection.query_row(&count, [], |row| row.get(0))?;
         open.total = u64::try_from(total).unwrap_or_default();
-        step_on(&open.connection)?;
-        Ok(open)
+        if let Some(keys) = &open.want.keys {
+            open.total = u64::try_from(keys.len()).unwrap_or(u64::MAX);
+        }
+        if reader {
+            step_on(&open.connection)?;
+        }
+        let version = version(&open.connection, &open.settings)?;
+        Ok((open, version))
     }
 
     /// The table as it is now, if it has all that is named.
@@ -201,6 +220,16 @@ impl Open {
         let reading = self.connection.unchecked_transaction()?;
         let version = version(&reading, &self.settings)?;
         let table = self.table()?;
+        if let Some(keys) = &mut self.want.keys {
+            let now = keys.drain(..keys.len().min(self.want.rows_max)).collect::<Vec<_>>();
+            let done = keys.is_empty();
+            if let Some(range) = self.left.get_mut(range) {
+                range.done = done;
+            }
+            let named = Named { connection: &reading, table: &table, version, share: &self.want.share };
+            let changes = now.iter().map(|key| named.change(key, &mut self.decoder)).collect::<Result<_, _>>()?;
+            return Ok(Some(Bite { range, changes, after: None, done }));
+        }
         let conditions = self.conditions(&table, after.as_ref());
         let (list, places) = (table.key_list(), table.key.len());
         let sql = format!(
@@ -272,6 +301,13 @@ fn step_on(connection: &Connection) -> rusqlite::Result<()> {
 
 /// The place of the log that a read transaction sees: what changed before is in its rows, what changes later is newer.
 fn version(reading: &Connection, settings: &Settings) -> Result<Version, Fault> {
+    if !reading.table_exists(Some("main"), "_syncline_state")? {
+        return Err(SourceError::Unfit {
+            problem: format!("no producer has read the source {} yet", settings.name),
+            mend: "start the producer, and ask again".to_owned(),
+        }
+        .into());
+    }
     let newest = newest_change(reading)?;
     // A log that was lost is begun again by whoever reads it, and only then are its places newer than all before.
     let query = "SELECT epoch FROM _syncline_state WHERE committed <= ?1";

@@ -102,13 +102,17 @@ impl Reading {
         format!("COPY (SELECT {} FROM {}{conditions} ORDER BY {list}) TO STDOUT", self.form.list(), self.own_rows)
     }
 
-    fn change(&self, row: Row) -> Change {
+    pub(super) fn change(&self, row: Row) -> Change {
+        self.change_of(Action::Bulk, self.form.key(&row), Some(row))
+    }
+
+    pub(super) fn change_of(&self, action: Action, key: Row, after: Option<Row>) -> Change {
         Change {
             table: Arc::clone(&self.table),
-            action: Action::Bulk,
-            key: self.form.key(&row),
+            action,
+            key,
             before: None,
-            after: Some(row),
+            after,
             version: self.version,
             at: self.at,
             session: Session::default(),
@@ -124,7 +128,7 @@ impl Reading {
         self.key.iter().map(cell).collect::<Option<Key>>().ok_or_else(|| self.misfit())
     }
 
-    fn misfit(&self) -> SourceError {
+    pub(super) fn misfit(&self) -> SourceError {
         SourceError::Protocol { problem: format!("a row of {} does not fit its definition", self.table) }
     }
 }

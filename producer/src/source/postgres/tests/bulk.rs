@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::bulk::Want;
-use crate::bulk::contract::{goes_on, keeps_notes, key, names_what_is_missing, open, read as read_all, versions, want};
+use crate::bulk::contract::{
+    goes_on, keeps_notes, key, named, names_what_is_missing, open, read as read_all, reads_records_by_their_keys,
+    versions, want,
+};
 
 /// Rows of one part are in the order of the key's index, which is not that of the table's columns.
 const TICKETS: &str = "
@@ -114,4 +117,38 @@ async fn notes_are_kept_and_what_is_missing_is_named() {
     assert!(!stock.is_read_here());
     drop(source);
     assert!(!stock.is_read_here());
+}
+
+#[tokio::test]
+async fn records_are_read_by_their_keys_and_what_is_not_there_is_a_delete() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE item (line int, ticket text, n int, PRIMARY KEY (ticket, line))").await;
+    database.run("INSERT INTO item VALUES (1, 'T''1', 1), (2, 'T2', 2)").await;
+    let source = database.connected(&[("item", &[])]).await;
+    let key = |ticket, line| named(&[("ticket", Value::Text(ticket)), ("line", line)]);
+    let keys = [
+        key("T'1", Value::Number("1")),
+        key("T2", Value::Text("no number")),
+        key("T2", Value::Text("2")),
+        key("T3", Value::Number("2")),
+    ];
+    let expected =
+        [("1|T'1", Action::Bulk), ("no number|T2", Action::Delete), ("2|T2", Action::Bulk), ("2|T3", Action::Delete)];
+    reads_records_by_their_keys(&source.stock(), &keys, &expected).await;
+}
+
+#[tokio::test]
+async fn whoever_only_looks_reads_what_another_process_follows_and_only_that() {
+    let database = Database::new().await;
+    database.run(TICKETS).await;
+    let unread = database.source(&[("item", &[])]);
+    let problem = unread.stock().look(want("item")).await.err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(problem.contains("no producer has read the source"), "{problem}");
+    let mut source = database.connected(&[("item", &[])]).await;
+    database.run("UPDATE item SET n = -1 WHERE ticket LIKE 'T000007%'").await;
+    let (older, _) = read(&mut source, 1).await;
+    let looked = unread.stock().look(want("item")).await.expect("a look");
+    database.run("UPDATE item SET n = -2 WHERE ticket LIKE 'T000008%'").await;
+    let (newer, _) = read(&mut source, 1).await;
+    assert!(older[0].version < looked.version && looked.version < newer[0].version);
 }

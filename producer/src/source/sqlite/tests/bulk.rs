@@ -1,7 +1,9 @@
 //! Bulk shares beside the log.
 
 use super::*;
-use crate::bulk::contract::{goes_on, keeps_notes, names_what_is_missing, read as read_all, versions, want};
+use crate::bulk::contract::{
+    goes_on, keeps_notes, named, names_what_is_missing, read as read_all, reads_records_by_their_keys, versions, want,
+};
 use crate::bulk::{Stock as _, Want};
 
 const ITEMS: &str = "
@@ -85,4 +87,40 @@ async fn notes_are_kept_and_what_is_missing_is_named() {
     let source = read_here(&desk).await;
     assert!(source.stock().is_read_here() && stock.is_read().await.expect("an answer"));
     names_what_is_missing(&source.stock()).await;
+}
+
+#[tokio::test]
+async fn records_are_read_by_their_keys_and_what_is_not_there_is_a_delete() {
+    let desk = Desk::new(
+        "CREATE TABLE item (line INTEGER, ticket, n INTEGER, PRIMARY KEY (ticket, line));
+         INSERT INTO item VALUES (1, 'T''1', 1), (2, 7, 2), (3, x'00ff', 3)",
+    );
+    let source = read_here(&desk).await;
+    let key = |ticket, line| named(&[("line", Value::Number(line)), ("ticket", ticket)]);
+    let keys = [
+        key(Value::Text("T'1"), "1"),
+        // As a target without types may have it.
+        key(Value::Text("7"), "2"),
+        key(Value::Bytes("AP8="), "3"),
+        key(Value::Text("T3"), "2"),
+    ];
+    let expected = [("T'1|1", Action::Bulk), ("7|2", Action::Bulk), ("AP8=|3", Action::Bulk), ("T3|2", Action::Delete)];
+    reads_records_by_their_keys(&source.stock(), &keys, &expected).await;
+}
+
+#[tokio::test]
+async fn whoever_only_looks_reads_what_another_process_follows_and_writes_nothing() {
+    let desk = Desk::new(ITEMS);
+    let unread = desk.source(&[("item", &[])]);
+    let problem = unread.stock().look(want("item")).await.err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(problem.contains("no producer has read the source"), "{problem}");
+    let mut source = read_here(&desk).await;
+    desk.run("UPDATE item SET n = -1 WHERE n = 7");
+    let older = take(&mut source, 1).await;
+    let look = async || unread.stock().look(want("item")).await.expect("a look").version;
+    let (first, second) = (look().await, look().await);
+    assert_eq!(first, second, "the log stayed where it was");
+    desk.run("UPDATE item SET n = -2 WHERE n = 8");
+    let newer = take(&mut source, 1).await;
+    assert!(older[0].version < first && first < newer[0].version);
 }
