@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use syncline_shared::class::Class;
 use syncline_shared::record::{Action, Columns, Record, Row, Value, Version};
 
+use super::look::{Difference, Look, Others, Seen};
 use super::{Batch, Outcome, Parked, Standing, TableMap, Target};
 use Action::{Bulk, Delete, Insert, Update};
 use Outcome::{Applied, Duplicate, Stale};
@@ -552,4 +553,62 @@ pub(crate) async fn a_standing_takes_a_composite_key_where_the_map_says(bench: &
         let key = record(1, &key(order, line), None).key;
         assert_eq!(target.standing(&map, &key).await.unwrap().row, expected, "{order} {line}");
     }
+}
+
+/// A look tells which rows are not what records say, and which have no record, and changes nothing.
+pub(crate) async fn a_look_tells_rows_from_records(bench: &impl Bench, look: &mut impl Look) {
+    with_incidents(bench).await;
+    let mut target = bench.target("a");
+    let map = TableMap {
+        columns: Some(
+            [("title", "subject"), ("note", "note")].map(|(from, to)| (from.to_owned(), to.to_owned())).into(),
+        ),
+        ..incidents()
+    };
+    let calls = [
+        (Insert, incident("same", 5, "a", None)),
+        (Insert, incident("newer", 9, "b", None)),
+        (Insert, incident("other", 5, "c", Some(""))),
+        (Insert, incident("extra", 5, "d", None)),
+        (Insert, incident("extra and newer", 9, "d", None)),
+        (Insert, incident("unclear", 5, "d", None)),
+        (Delete, deleted("deleted", 5)),
+        (Delete, deleted("deleted later", 9)),
+    ];
+    apply(&mut target, &calls).await;
+    let before = bench.rows("incident", &["number", "subject", "note"]).await;
+    let said = |number: &str, title: &str, note: Value<'_>| {
+        let data = [("title", Value::Text(title)), ("note", note), ("unmapped", Value::Text("x"))];
+        record(7, &[("number", Value::Text(number))], Some(&data))
+    };
+    let records = [
+        said("same", "a", Value::Null),
+        said("newer", "z", Value::Null),
+        said("other", "z", Value::Null),
+        said("unknown", "z", Value::Null),
+        said("deleted", "z", Value::Null),
+        said("deleted later", "z", Value::Null),
+    ];
+    let unclear = [record(7, &[("number", Value::Text("unclear"))], None)];
+    let batches = [
+        Batch { table: &map, action: Bulk, records: &records },
+        Batch { table: &map, action: Delete, records: &unclear },
+    ];
+    let key = Columns::new(["number"]);
+    look.prepare(&map, &key).await.unwrap();
+    for _ in 0..2 {
+        let seen = look.compare(&batches).await.unwrap();
+        let columns = Difference::Columns(vec!["subject".to_owned(), "note".to_owned()]);
+        let differences = vec![(2, columns), (3, Difference::Missing), (4, Difference::Missing)];
+        assert_eq!(seen, Seen { newer: 2, differences });
+        let same = look.compare(&[Batch { table: &map, action: Bulk, records: &records[..1] }]).await.unwrap();
+        assert_eq!(same, Seen::default());
+    }
+    let others = look.others(&map, &key, Version::new(1, 7, 1), 10).await.unwrap();
+    let extra = record(1, &[("number", Value::Text("extra"))], None).key;
+    assert_eq!(others, Others { count: 1, keys: vec![extra] });
+    assert_eq!(look.others(&map, &key, Version::new(1, 9, 1), 1).await.unwrap().count, 2);
+    assert_eq!(bench.rows("incident", &["number", "subject", "note"]).await, before);
+    let missing = TableMap { into: "nowhere".to_owned(), ..incidents() };
+    assert_eq!(look.prepare(&missing, &key).await.unwrap_err().class(), Class::Systemic);
 }

@@ -247,6 +247,12 @@ impl<'a> Operation<'a> {
         true
     }
 
+    /// The place of the first record it was made from.
+    #[must_use]
+    pub fn place(&self) -> usize {
+        self.items.first().map_or(0, |(item, _)| item.place)
+    }
+
     /// Writes down what became of the records of this operation. Those that a version in between does not cover are
     /// left for another round.
     pub fn settle(&self, taken: Taken, outcomes: &mut [Outcome], left: &mut Vec<Item<'a>>) {

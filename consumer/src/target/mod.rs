@@ -7,6 +7,7 @@
 pub(crate) mod contract;
 mod error;
 pub mod fold;
+pub mod look;
 pub mod memory;
 pub mod postgres;
 pub mod sqlite;

@@ -14,10 +14,12 @@ mod config;
 mod copy;
 mod error;
 mod group;
+mod look;
 mod session;
 mod sql;
 
 pub use config::PostgresTargetConfig;
+pub use look::PostgresLook;
 
 use std::time::{Duration, Instant};
 

@@ -4,6 +4,7 @@
 //! new session and tries once more; so nothing here is ever refreshed.
 
 mod learn;
+mod look;
 mod parked;
 mod standing;
 
@@ -146,7 +147,7 @@ impl Session {
         left: &mut Vec<Item<'a>>,
     ) -> Result<(), ApplyError> {
         let shape = self.shape(table, group).await?;
-        self.copy(&shape, table.into, group, number).await?;
+        self.copy(&shape.copy, table.into, group, number).await?;
         let taken = self.write_copied(&shape, number, group.operations.len()).await;
         let taken = taken.map_err(|cause| self.doing(table.into, &group.columns).failed(cause))?;
         for (operation, taken) in group.operations.iter().zip(taken) {
@@ -160,9 +161,9 @@ impl Session {
     }
 
     /// Copies a group of operations into the temporary table, a chunk at a time.
-    async fn copy(&self, shape: &Shape, table: &str, group: &Group<'_, '_>, number: i32) -> Result<(), ApplyError> {
+    async fn copy(&self, copy: &Statement, table: &str, group: &Group<'_, '_>, number: i32) -> Result<(), ApplyError> {
         let failed = |cause| self.doing(table, &group.columns).failed(cause);
-        let mut sink = pin!(self.client.copy_in(&shape.copy).await.map_err(failed)?);
+        let mut sink = pin!(self.client.copy_in(copy).await.map_err(failed)?);
         let mut lines = Vec::with_capacity(COPY_CHUNK_BYTES);
         for (row, operation) in group.operations.iter().enumerate() {
             copy::write_line(&mut lines, operation, number, row).map_err(|_| ApplyError::Record {

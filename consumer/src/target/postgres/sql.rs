@@ -9,7 +9,7 @@ pub(super) const VERSION: &str = "_syncline_version";
 
 /// The records of the group that was copied last. All others are of lower groups, so an equality would say the same; but
 /// without statistics the planner takes it for one row in 200, and an inequality for one in three.
-const NEWEST: &str = "s._syncline_group >= $1";
+pub(super) const NEWEST: &str = "s._syncline_group >= $1";
 
 /// The version of a row and of its tombstone must both be below the record's.
 const UNKNOWN_OR_OLDER: &str = r#"(t."_syncline_version" IS NULL OR t."_syncline_version" < s._syncline_since)"#;
@@ -217,7 +217,7 @@ impl Places {
         names.map(|name| format!("{name} = {from}.{name}")).collect::<Vec<_>>().join(", ")
     }
 
-    fn same_key(&self, alias: &str) -> String {
+    pub(super) fn same_key(&self, alias: &str) -> String {
         let names = self.key.iter().map(|name| ident(name));
         names.map(|name| format!("{alias}.{name} = s.{name}")).collect::<Vec<_>>().join(" AND ")
     }

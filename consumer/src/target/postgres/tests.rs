@@ -1,6 +1,7 @@
 //! The PostgreSQL target against a real server, in a database per test.
 
 mod bench;
+mod look;
 mod schema;
 
 use crate::target::SchemaMode;

@@ -22,12 +22,14 @@ mod call;
 mod catalog;
 mod config;
 mod error;
+mod look;
 mod session;
 mod shape;
 mod standing;
 mod value;
 
 pub use config::SqliteTargetConfig;
+pub use look::SqliteLook;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -1,6 +1,7 @@
 //! The SQLite target, in a file per test.
 
 mod bench;
+mod look;
 mod schema;
 
 use crate::target::SchemaMode;

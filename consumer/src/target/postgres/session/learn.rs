@@ -68,7 +68,7 @@ impl Session {
     }
 
     /// What the database knows of a table.
-    async fn read(&self, into: &str) -> Result<Option<Catalog>, ApplyError> {
+    pub(super) async fn read(&self, into: &str) -> Result<Option<Catalog>, ApplyError> {
         Catalog::read(&self.client, into).await.map_err(|cause| self.doing(into, &[]).failed(cause))
     }
 

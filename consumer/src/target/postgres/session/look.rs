@@ -1,0 +1,130 @@
+//! Comparing rows with records through a session of its own.
+
+use syncline_shared::record::{Columns, Row, Value, Version};
+
+use super::{Session, Table, table_key};
+use crate::target::fold::{FoldedTable, fold, items};
+use crate::target::look::{Difference, Others, Seen};
+use crate::target::postgres::catalog;
+use crate::target::postgres::group::{Form, Group, groups};
+use crate::target::{ApplyError, Batch, TableMap};
+
+/// What is seen may be of several tables, but at one moment; and it is only seen.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
+impl Session {
+    /// Gets to know a table as it is, and makes the temporary tables beside it.
+    pub(in crate::target::postgres) async fn prepare_look(
+        &mut self,
+        map: &TableMap,
+        source_key: &Columns,
+    ) -> Result<(), ApplyError> {
+        let into = map.into.as_str();
+        let key: Vec<&str> = source_key.iter().filter_map(|name| map.column(name, true)).collect();
+        if self.tables.contains_key(&table_key(into, &key)) {
+            return Ok(());
+        }
+        let catalog = self.read(into).await?.ok_or_else(|| catalog::missing_table(into, &key, &key))?;
+        catalog.fits(&key)?;
+        if let Some(statements) = catalog.bookkeeping() {
+            return Err(ApplyError::Unfit {
+                problem: format!("nothing was ever applied to table {into:?}"),
+                mend: format!("running the consumer, or {}", statements.join("; ")),
+            });
+        }
+        let number = self.tables.len();
+        let places = catalog.places(&key, &format!("syncline_{number}"));
+        self.batch(into, &format!("{}; {}", places.create_staging(), places.create_accounted())).await?;
+        let same_columns = self.client.prepare(&places.same_columns()).await;
+        let same_columns = same_columns.map_err(|cause| self.doing(into, &key).failed(cause))?;
+        self.tables.insert(table_key(into, &key), Table { number, places, catalog, same_columns });
+        Ok(())
+    }
+
+    /// Compares rows with records.
+    pub(in crate::target::postgres) async fn compare(&self, batches: &[Batch<'_>]) -> Result<Seen, ApplyError> {
+        self.batch("", BEGIN).await?;
+        let seen = self.compare_all(batches).await;
+        // What was copied goes with the transaction, but for the keys.
+        let end = if seen.is_ok() { "COMMIT" } else { "ROLLBACK" };
+        if !self.client.is_closed() {
+            self.batch("", end).await?;
+        }
+        seen
+    }
+
+    async fn compare_all(&self, batches: &[Batch<'_>]) -> Result<Seen, ApplyError> {
+        let items = items(batches);
+        let (mut seen, mut number) = (Seen::default(), 0);
+        for table in &fold(&items).tables {
+            for group in groups(table, |_| true) {
+                number += 1;
+                self.compare_group(table, &group, number, &mut seen).await?;
+            }
+        }
+        seen.differences.sort_by_key(|(place, _)| *place);
+        Ok(seen)
+    }
+
+    async fn compare_group(
+        &self,
+        table: &FoldedTable<'_>,
+        group: &Group<'_, '_>,
+        number: i32,
+        seen: &mut Seen,
+    ) -> Result<(), ApplyError> {
+        let known = self.looked_at(table.into, &table.key_columns)?;
+        let lacking = known.catalog.lacks(&group.columns);
+        if !lacking.is_empty() {
+            return Err(known.catalog.missing_columns(&lacking));
+        }
+        let failed = |cause| self.doing(table.into, &group.columns).failed(cause);
+        let places = &known.places;
+        let copy = self.client.prepare(&places.copy(&group.columns)).await.map_err(failed)?;
+        self.copy(&copy, table.into, group, number).await?;
+        self.client.execute(&places.account(), &[&number]).await.map_err(failed)?;
+        if group.form == Form::Delete {
+            return Ok(());
+        }
+        let hashes = self.client.query_one(&places.hashes(&group.columns), &[&number]).await.map_err(failed)?;
+        let newer: i64 = hashes.get(1);
+        seen.newer += u64::try_from(newer).unwrap_or_default();
+        if hashes.get::<_, i64>(0) == hashes.get::<_, i64>(2) && hashes.get(3) {
+            return Ok(());
+        }
+        let rows = self.client.query(&places.differences(&group.columns), &[&number]).await.map_err(failed)?;
+        for row in rows {
+            let operation = usize::try_from(row.get::<_, i32>(0)).ok().and_then(|row| group.operations.get(row));
+            let Some(operation) = operation else { continue };
+            let difference = if row.get(1) { Difference::Missing } else { Difference::Columns(row.get(2)) };
+            seen.differences.push((operation.place(), difference));
+        }
+        Ok(())
+    }
+
+    /// Rows that had no record.
+    pub(in crate::target::postgres) async fn others(
+        &self,
+        map: &TableMap,
+        key: &Columns,
+        upto: Version,
+        keys_max: usize,
+    ) -> Result<Others, ApplyError> {
+        let names: Vec<&str> = key.iter().filter_map(|name| map.column(name, true)).collect();
+        let places = &self.looked_at(&map.into, &names)?.places;
+        let failed = |cause| self.doing(&map.into, &names).failed(cause);
+        self.batch(&map.into, &places.analyze_accounted()).await?;
+        let rows = self.client.query(&places.others(upto, keys_max), &[]).await.map_err(failed)?;
+        let count: i64 = rows.first().map_or(0, |row| row.get(0));
+        let keys = rows.iter().map(|row| {
+            let mut values = Row::builder(key.clone());
+            (1..=key.len()).for_each(|place| values.push(Value::Text(row.get(place))));
+            values.finish()
+        });
+        Ok(Others { count: u64::try_from(count).unwrap_or_default(), keys: keys.collect() })
+    }
+
+    fn looked_at(&self, into: &str, key: &[&str]) -> Result<&Table, ApplyError> {
+        self.tables.get(&table_key(into, key)).ok_or_else(|| catalog::missing_table(into, key, key))
+    }
+}
