@@ -46,6 +46,8 @@ pub(crate) enum Command {
     BulkShare(BulkShareArgs),
     /// Tell where a record is: what each part knows of it, in order, and what comes of that
     Trace(TraceArgs),
+    /// Compare a share's records with what a target has of them: 0 when they are the same, 1 when not
+    Compare(CompareArgs),
     /// Repair sources
     #[command(subcommand)]
     Source(SourceCommand),
@@ -185,6 +187,22 @@ pub(crate) struct BulkShareArgs {
     /// Stop what is running and drop what is planned, of this share or of all
     #[arg(long, conflicts_with_all = ["query", "changed_since", "rows_per_second", "wait"])]
     pub cancel: bool,
+}
+
+/// What to compare.
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// The share's name in the configuration
+    pub share: String,
+    /// The target's name in the configuration
+    #[arg(long, value_name = "NAME")]
+    pub target: String,
+    /// Seconds that changes may take to arrive: what differs is looked at again for so long
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(..=86_400))]
+    pub settle: u32,
+    /// Have the producer send what differs again
+    #[arg(long)]
+    pub repair: bool,
 }
 
 fn query(text: &str) -> Result<String, String> {

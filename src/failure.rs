@@ -14,6 +14,10 @@ pub(crate) enum Failure {
     NoConfig(String),
     /// A system is out of reach or not fit: exit 69 (`EX_UNAVAILABLE`).
     Unavailable(String),
+    /// The command line names what is not there: exit 64 (`EX_USAGE`).
+    Usage(String),
+    /// What was compared is not the same, and that was said: exit 1.
+    Different,
     /// Anything else: exit 1.
     Other(String),
 }
@@ -36,6 +40,11 @@ impl Failure {
                 eprintln!("{text}");
                 ExitCode::from(69)
             }
+            Self::Usage(text) => {
+                eprintln!("syncline: {text}");
+                ExitCode::from(64)
+            }
+            Self::Different => ExitCode::FAILURE,
             Self::Other(text) => {
                 eprintln!("syncline: {text}");
                 ExitCode::FAILURE

@@ -3,6 +3,7 @@
 mod bulk_share;
 mod check;
 mod cli;
+mod compare;
 mod config;
 mod dead_letter;
 mod demo;
@@ -76,6 +77,7 @@ async fn run(cli: Cli, env: Env) -> Result<(), Failure> {
         Command::Share(ShareCommand::Test(args)) => Box::pin(share::test(&path, &env, json, &args)).await,
         Command::BulkShare(args) => Box::pin(bulk_share::run(&path, &env, json, args)).await,
         Command::Trace(args) => Box::pin(trace::run(&path, &env, json, &args)).await,
+        Command::Compare(args) => Box::pin(compare::run(&path, &env, json, args)).await,
         Command::Source(SourceCommand::Rebuild { name, whole }) => {
             source::rebuild(&path, &env, json, &name, whole).await
         }
@@ -101,6 +103,7 @@ fn log(command: &Command, env: &Env) {
         | Command::Share(_)
         | Command::BulkShare(_)
         | Command::Trace(_)
+        | Command::Compare(_)
         | Command::Source(_)
         | Command::Queue(_)
         | Command::DeadLetter(_)

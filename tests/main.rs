@@ -11,6 +11,7 @@ mod check;
 mod classes;
 mod columns;
 mod command_line;
+mod compare;
 mod dead_letters;
 mod demo;
 mod displays;

@@ -12,9 +12,9 @@ use std::path::Path;
 use jiff::Timestamp;
 use syncline_producer::bulk::{Ledger, Member, Order, Stock, cancel, put_order};
 use syncline_producer::config::SourceConfig;
-use syncline_producer::source::SourceError;
 use syncline_producer::source::postgres::PostgresSource;
 use syncline_producer::source::sqlite::SqliteSource;
+use syncline_producer::source::{SourceError, WatchedTable};
 use uuid::Uuid;
 
 use crate::cli::BulkShareArgs;
@@ -82,7 +82,7 @@ fn orders(config: &Config, args: &BulkShareArgs, shares: &[String]) -> Vec<(Uuid
 }
 
 /// A job that needs a source as bulk shares see it.
-trait OnStock {
+pub(crate) trait OnStock {
     /// What it gives.
     type Output;
 
@@ -91,13 +91,21 @@ trait OnStock {
 }
 
 async fn on_stock<J: OnStock>(job: J, config: &Config, source: &str) -> Result<J::Output, Failure> {
+    on_stock_of(job, config, source, Vec::new()).await
+}
+
+/// Does a job that reads these tables.
+pub(crate) async fn on_stock_of<J: OnStock>(
+    job: J,
+    config: &Config,
+    source: &str,
+    tables: Vec<WatchedTable>,
+) -> Result<J::Output, Failure> {
     match config.sources.get(source) {
         Some(SourceConfig::Postgres(postgres)) => {
-            job.run(PostgresSource::new(source, postgres.clone(), Vec::new()).stock()).await
+            job.run(PostgresSource::new(source, postgres.clone(), tables).stock()).await
         }
-        Some(SourceConfig::Sqlite(sqlite)) => {
-            job.run(SqliteSource::new(source, sqlite.clone(), Vec::new()).stock()).await
-        }
+        Some(SourceConfig::Sqlite(sqlite)) => job.run(SqliteSource::new(source, sqlite.clone(), tables).stock()).await,
         None => unreachable!("checked on loading"),
     }
 }

@@ -229,8 +229,9 @@ impl OnBroker for Depths {
 fn text(failure: Failure) -> String {
     match failure {
         Failure::Config(problems) => problems.to_string(),
-        Failure::NoConfig(text) | Failure::Unavailable(text) | Failure::Other(text) => {
+        Failure::NoConfig(text) | Failure::Unavailable(text) | Failure::Usage(text) | Failure::Other(text) => {
             text.lines().next().unwrap_or_default().to_owned()
         }
+        Failure::Different => String::new(),
     }
 }

@@ -17,12 +17,12 @@ const ROWS: usize = 30_000;
 const ITEMS: &str = "SELECT id, n, note FROM item WHERE n >= 0 ORDER BY id";
 const OTHERS: &str = "SELECT id, n, note FROM other WHERE n >= 0 ORDER BY id";
 
-fn text(output: &Output) -> String {
+pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// Waits for a command's end, without holding up what else runs.
-async fn ended(mut child: Child) -> Output {
+pub async fn ended(mut child: Child) -> Output {
     let deadline = Instant::now() + PATIENCE;
     while child.try_wait().unwrap().is_none() {
         assert!(Instant::now() < deadline, "still running");
@@ -32,7 +32,7 @@ async fn ended(mut child: Child) -> Output {
 }
 
 /// Changes of every kind all over a table, until the command ends.
-async fn write_until(world: &World, rows: usize, done: impl Future<Output = Output>) -> Output {
+pub async fn write_until(world: &World, rows: usize, done: impl Future<Output = Output>) -> Output {
     let mut done = std::pin::pin!(done);
     let mut round = 0;
     loop {

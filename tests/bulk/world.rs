@@ -96,6 +96,14 @@ impl World {
         Self::create(folder, End::Sqlite(source), End::Sqlite(target), more).await
     }
 
+    /// From PostgreSQL to SQLite.
+    pub async fn mixed(more: &str) -> Self {
+        let folder = Folder::create();
+        let (source, target) = (Database::create("desk").await, folder.file("crm.db"));
+        Connection::open(&target).unwrap().execute_batch("PRAGMA journal_mode = WAL").unwrap();
+        Self::create(folder, End::Postgres(Box::new(source)), End::Sqlite(target), more).await
+    }
+
     async fn create(folder: Folder, source: End, target: End, more: &str) -> Self {
         let vhost = Vhost::create();
         source.run(TABLES).await;
@@ -159,8 +167,12 @@ impl World {
     }
 
     pub fn spawn(&self, args: &[&str]) -> Child {
+        self.spawn_command("bulk-share", args)
+    }
+
+    pub fn spawn_command(&self, command: &str, args: &[&str]) -> Child {
         Command::new(env!("CARGO_BIN_EXE_syncline"))
-            .args(["bulk-share", "--config"])
+            .args([command, "--config"])
             .arg(&self.config)
             .args(args)
             .current_dir(self.folder.path())

@@ -21,11 +21,15 @@ pub(super) enum Minded {
 impl Minded {
     /// Whether an update is one for the share.
     pub(super) fn takes(&self, row: &Row, before: Option<&Row>) -> bool {
-        let minds = |column: &str| match self {
+        row.iter().any(|(column, value)| self.minds(column) && is_changed(column, value, before))
+    }
+
+    /// Whether a change of this column is one for the share.
+    pub(super) fn minds(&self, column: &str) -> bool {
+        match self {
             Self::ShareOn(columns) => columns.iter().any(|one| one == column),
             Self::Ignore(columns) => !columns.iter().any(|one| one == column),
-        };
-        row.iter().any(|(column, value)| minds(column) && is_changed(column, value, before))
+        }
     }
 
     /// The columns it names.

@@ -280,6 +280,25 @@ impl Share {
         misfits
     }
 
+    /// Whether a change of this column alone leaves, by the name it leaves under. Of others a target may have old values.
+    #[must_use]
+    pub fn minds_column(&self, column: &str) -> bool {
+        let read = self.form.names.iter().find(|(_, name)| *name == column).map_or(column, |(read, _)| read);
+        self.form.constants.contains_key(column) || self.minded.as_ref().is_none_or(|minded| minded.minds(read))
+    }
+
+    /// Whether a record that the share no longer sends is deleted where it was.
+    #[must_use]
+    pub fn removes_what_left(&self) -> bool {
+        self.on.contains(&Action::Update) && self.on_leave == OnLeave::Delete
+    }
+
+    /// Whether it sends this action.
+    #[must_use]
+    pub fn is_on(&self, action: Action) -> bool {
+        self.on.contains(&action)
+    }
+
     /// What its script logs about a change; may hold record values, for a person who asked.
     #[must_use]
     pub fn script_log(&self, change: &Change) -> Vec<String> {
