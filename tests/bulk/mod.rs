@@ -131,8 +131,11 @@ async fn throttled_and_cancelled(world: &World) {
 
     let slow = ["items", "--wait", "--rows-per-second", "50"];
     let child = world.spawn(&slow);
-    let running = async || world.status().last().and_then(|one| one["rows"].as_u64()).is_some_and(|rows| rows > 0);
-    eventually("it runs", true, running).await;
+    eventually("it runs", true, async || {
+        let status = world.status();
+        status.len() == 2 && status[1]["state"] == "running" && status[1]["rows"].as_u64() > Some(0)
+    })
+    .await;
     let cancelled = world.bulk(&["--cancel", "items"]);
     assert!(text(&cancelled).contains("asked to stop"), "{}", text(&cancelled));
     let output = ended(child).await;
