@@ -118,12 +118,6 @@ async fn the_documented_rights_are_enough_and_a_missing_one_is_named_until_it_is
         ),
         (
             target,
-            "REVOKE TEMPORARY ON DATABASE HERE FROM TARGET",
-            "GRANT TEMPORARY ON DATABASE HERE TO TARGET",
-            "TEMPORARY on the database",
-        ),
-        (
-            target,
             "REVOKE USAGE ON SCHEMA public FROM TARGET",
             "GRANT USAGE ON SCHEMA public TO TARGET",
             "may not use its schema (GRANT USAGE)",

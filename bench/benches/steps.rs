@@ -260,11 +260,12 @@ fn fold_repeats(bencher: Bencher) {
     bencher.bench(|| fold::fold(&fold::items(&batch)));
 }
 
-/// From operations to lines of COPY.
+/// From operations to parameters of statements.
 #[divan::bench]
-fn copy(bencher: Bencher) {
+fn bind(bencher: Bencher) {
     let (records, table) = (read_lines(&lines()).unwrap(), table());
     let items = fold::items(&[Batch { table: &table, action: Action::Update, records: &records }]);
     let folded = fold::fold(&items);
-    bencher.bench(|| syncline_consumer::target::postgres::bench::copy_lines(&folded));
+    let columns = records.first().and_then(|record| record.data.as_ref()).unwrap().columns().len();
+    bencher.bench(|| syncline_consumer::target::postgres::bench::bind(&folded, columns));
 }

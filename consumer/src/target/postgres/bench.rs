@@ -1,16 +1,20 @@
-//! Lines of COPY as a session writes them, for micro-benchmarks alone.
+//! Parameters as a session sends them, for micro-benchmarks alone.
 
-use super::copy;
+use bytes::BytesMut;
+use tokio_postgres::types::{ToSql as _, Type};
+
+use super::parameter::parameters;
 use crate::target::fold::Folded;
 
-/// The lines of all operations; what cannot be written is left out.
+/// The parameters of all operations of one shape; what cannot be sent is left out.
 #[must_use]
-pub fn copy_lines(folded: &Folded<'_>) -> Vec<u8> {
-    let mut lines = Vec::new();
-    for (number, table) in (1..).zip(&folded.tables) {
-        for (row, operation) in table.operations.iter().enumerate() {
-            let _ = copy::write_line(&mut lines, operation, number, row);
+pub fn bind(folded: &Folded<'_>, columns: usize) -> BytesMut {
+    let mut out = BytesMut::new();
+    for table in &folded.tables {
+        let operations: Vec<_> = table.operations.iter().collect();
+        for parameter in parameters(&operations, columns, operations.len()) {
+            let _ = parameter.to_sql(&Type::TEXT, &mut out);
         }
     }
-    lines
+    out
 }

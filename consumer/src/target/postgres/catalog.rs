@@ -20,6 +20,8 @@ pub(super) const TRIES: &str = "_syncline_tries";
 const READ: &str = "SELECT n.nspname::text, c.relname::text, c.relkind IN ('r', 'p'),
   ARRAY(SELECT a.attname::text FROM pg_attribute a
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
+  ARRAY(SELECT format_type(a.atttypid, -1) FROM pg_attribute a
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
   ARRAY(SELECT a.attname::text FROM pg_attribute a
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
           AND a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''),
@@ -42,6 +44,8 @@ pub(super) struct Catalog {
     relname: String,
     is_table: bool,
     columns: Vec<String>,
+    /// The types of the columns without their length or precision: a cast to those would cut a value to fit.
+    types: Vec<String>,
     /// Columns a new row cannot do without.
     pub(super) required: Vec<String>,
     /// The columns of each unique index that `ON CONFLICT` can use.
@@ -59,30 +63,30 @@ impl Catalog {
         else {
             return Ok(None);
         };
-        let unique: Vec<String> = row.try_get(5)?;
+        let unique: Vec<String> = row.try_get(6)?;
         Ok(Some(Self {
             into: into.to_owned(),
             schema: row.try_get(0)?,
             relname: row.try_get(1)?,
             is_table: row.try_get(2)?,
             columns: row.try_get(3)?,
-            required: row.try_get(4)?,
+            types: row.try_get(4)?,
+            required: row.try_get(5)?,
             unique: unique.iter().map(|names| serde_json::from_str(names).unwrap_or_default()).collect(),
-            has_tables: row.try_get(6)?,
-            missing_privileges: row.try_get(7)?,
-            is_owner: row.try_get(8)?,
-            may_create: row.try_get(9)?,
+            has_tables: row.try_get(7)?,
+            missing_privileges: row.try_get(8)?,
+            is_owner: row.try_get(9)?,
+            may_create: row.try_get(10)?,
         }))
     }
 
     /// Where records of this table are written.
-    pub(super) fn places(&self, key: &[&str], staging: &str) -> sql::Places {
+    pub(super) fn places(&self, key: &[&str]) -> sql::Places {
         sql::Places {
             table: self.table(),
             tombstones: self.beside(TOMBSTONES),
             parked: self.beside(PARKED),
             literal: sql::literal(&self.relname),
-            staging: format!("pg_temp.{}", sql::ident(staging)),
             key: key.iter().map(|name| (*name).to_owned()).collect(),
         }
     }
@@ -90,6 +94,15 @@ impl Catalog {
     /// Whether the table has the column.
     pub(super) fn has(&self, column: &str) -> bool {
         self.columns.iter().any(|name| name == column)
+    }
+
+    /// The columns with their types; those the table lacks are left out.
+    pub(super) fn typed<'a>(&'a self, columns: &[&'a str]) -> Vec<sql::Typed<'a>> {
+        let known = |name: &&'a str| {
+            let place = self.columns.iter().position(|column| column == name)?;
+            Some((*name, self.types.get(place)?.as_str()))
+        };
+        columns.iter().filter_map(known).collect()
     }
 
     /// Those of the columns that the table lacks.

@@ -1,4 +1,4 @@
-//! Records as lines of `COPY .. FROM STDIN` in its text format (PostgreSQL manual, COPY, "Text Format").
+//! Records that are compared, as lines of `COPY .. FROM STDIN` in its text format (PostgreSQL manual, COPY, "Text Format").
 //!
 //! Values go in as text and PostgreSQL's own input functions read them by the column's type, so they arrive as they were.
 
@@ -6,11 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use syncline_shared::record::Value;
 
+use super::parameter::{NotBase64, hex};
 use crate::target::fold::{Change, Operation};
-
-/// A value marked as bytes that is not base64.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct NotBase64;
 
 /// Appends one line: the columns' values, version, group, number, key's name and guarding version.
 pub(super) fn write_line(
@@ -37,9 +34,7 @@ fn write_value(out: &mut Vec<u8>, value: Value<'_>) -> Result<(), NotBase64> {
         Value::Number(text) | Value::Text(text) => write_text(out, text),
         Value::Bytes(base64) => {
             out.extend_from_slice(b"\\\\x");
-            for byte in STANDARD.decode(base64).map_err(|_| NotBase64)? {
-                out.extend([byte >> 4, byte & 0xf].map(hex));
-            }
+            out.extend(STANDARD.decode(base64).map_err(|_| NotBase64)?.into_iter().flat_map(hex));
         }
     }
     out.push(b'\t');
@@ -62,10 +57,6 @@ fn write_text(out: &mut Vec<u8>, text: &str) {
         rest = special.get(1..).unwrap_or_default();
     }
     out.extend_from_slice(rest);
-}
-
-const fn hex(nibble: u8) -> u8 {
-    if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 }
 }
 
 #[cfg(test)]

@@ -2,9 +2,13 @@
 //!
 //! Messages, details and contexts of PostgreSQL contain values, so only codes and names of ours leave this file.
 
+use std::error::Error as _;
+
 use syncline_shared::postgres::ConnectError;
 use tokio_postgres::error::DbError;
 
+use super::parameter::NotBase64;
+use super::sql::BESIDE;
 use crate::target::ApplyError;
 
 /// What was being done when an error came.
@@ -14,7 +18,7 @@ pub(super) struct Doing<'a> {
     pub(super) address: &'a str,
     /// The target's table.
     pub(super) table: &'a str,
-    /// The columns that were written; may be empty.
+    /// The columns that were written, in the order of their parameters; may be empty.
     pub(super) columns: &'a [&'a str],
 }
 
@@ -44,6 +48,9 @@ impl Doing<'_> {
     pub(super) fn failed(&self, error: tokio_postgres::Error) -> ApplyError {
         let address = self.address.to_owned();
         let Some(db) = error.as_db_error() else {
+            if let Some(error) = error.source().and_then(|cause| cause.downcast_ref()) {
+                return self.not_base64(error);
+            }
             return ApplyError::Unreachable { address, cause: Box::new(error) };
         };
         let code = db.code().code();
@@ -62,6 +69,11 @@ impl Doing<'_> {
         }
     }
 
+    /// Refuses a record for bytes that are none.
+    pub(super) fn not_base64(&self, error: &NotBase64) -> ApplyError {
+        ApplyError::Record { table: self.table.to_owned(), problem: error.to_string(), may_pass: false }
+    }
+
     fn refused(&self, db: &DbError) -> ApplyError {
         let code = db.code().code();
         let mut problem = format!("{} ({code})", meaning(code));
@@ -76,11 +88,19 @@ impl Doing<'_> {
         ApplyError::Record { table: db.table().unwrap_or(self.table).to_owned(), problem, may_pass }
     }
 
-    /// The column an error is about. Where PostgreSQL does not name it, its context may: `COPY t, line 1, column c: "..."`.
+    /// The column an error is about. Where PostgreSQL does not name it, its context may: `unnamed portal parameter $12`, or
+    /// `COPY t, line 1, column c: "..."`.
     fn column<'d>(&'d self, db: &'d DbError) -> Option<&'d str> {
         let context = db.where_().unwrap_or_default();
         let named = |column: &&&str| context.contains(", line ") && context.contains(&format!(", column {column}:"));
-        db.column().or_else(|| self.columns.iter().find(named).copied())
+        let numbered = || {
+            // The outermost context comes last.
+            let (_, number) = context.lines().last()?.split_once('$').filter(|(before, _)| !before.contains('"'))?;
+            let digits = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
+            let number: usize = number.get(..digits)?.parse().ok()?;
+            self.columns.get(number.checked_sub(1)? % (self.columns.len() + BESIDE.len())).copied()
+        };
+        db.column().or_else(|| self.columns.iter().find(named).copied()).or_else(numbered)
     }
 
     fn unfit(&self, code: &str) -> ApplyError {
@@ -91,7 +111,7 @@ impl Doing<'_> {
             "3F000" => ("does not have the table's schema", "CREATE SCHEMA"),
             "42501" => (
                 "does not permit what has to be done",
-                "GRANT SELECT, INSERT, UPDATE, DELETE on the table and on _syncline_tombstone, _syncline_parked and _syncline_tries beside it, and CONNECT and TEMPORARY on the database",
+                "GRANT SELECT, INSERT, UPDATE, DELETE on the table and on _syncline_tombstone, _syncline_parked and _syncline_tries beside it, and CONNECT on the database (for compare TEMPORARY, too)",
             ),
             "42P01" | "42703" => ("misses a table or column", "creating it"),
             "42P10" => ("has no unique index on the key columns", "CREATE UNIQUE INDEX on them"),

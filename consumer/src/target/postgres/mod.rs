@@ -1,7 +1,7 @@
 //! A PostgreSQL database records are applied to.
 //!
-//! A call is one transaction: its operations are copied into a temporary table, then one guarded statement per table,
-//! action and set of columns writes them all. The version of a row is kept in its column `_syncline_version`, that of a
+//! A call is one transaction: guarded statements write its operations, many rows each, one statement after the other per
+//! table, action and set of columns. The version of a row is kept in its column `_syncline_version`, that of a
 //! deleted one in the table `_syncline_tombstone` of the same schema. Beside it, `_syncline_parked` has the records that
 //! are dead letters, and `_syncline_tries` the messages that are tried alone.
 //!
@@ -15,6 +15,7 @@ mod copy;
 mod error;
 mod group;
 mod look;
+mod parameter;
 mod session;
 mod sql;
 

@@ -1,4 +1,4 @@
-//! One connection and what it knows: the target's tables, temporary tables to copy into, prepared statements.
+//! One connection and what it knows: the target's tables, prepared statements.
 //!
 //! A session learns each table once. When a call fails in a way that outdated knowledge could explain, its owner opens a
 //! new session and tries once more; so nothing here is ever refreshed.
@@ -9,30 +9,36 @@ mod parked;
 mod standing;
 
 use std::collections::HashMap;
-use std::io::Cursor;
-use std::pin::pin;
+use std::time::Instant;
 
-use futures_util::SinkExt as _;
+use futures_util::TryStreamExt as _;
 use syncline_shared::postgres::APPLIED_MESSAGE;
-use syncline_shared::record::Version;
-use tokio_postgres::{Client, Statement};
+use syncline_shared::record::{Action, Version};
+use tokio_postgres::{Client, Row, Statement};
 
 use self::learn::wanted;
+use self::parked::Cleared;
 use super::catalog::{self, Catalog};
 use super::config::PostgresTargetConfig;
-use super::copy;
 use super::error::{self, Doing};
 use super::group::{Form, Group, groups};
-use super::sql::{self, Places};
+use super::parameter::{parameters, size};
+use super::sql::{self, BESIDE, Places};
 use crate::target::SchemaMode;
-use crate::target::fold::{FoldedTable, Item, Taken, fold, items};
+use crate::target::fold::{Change, FoldedTable, Item, Operation, Taken, fold, items};
 use crate::target::{Applied, ApplyError, Batch, Outcome};
 
 /// Prepared shapes kept per session. Shares that send only what changed have many; a full cache starts anew.
 const SHAPES_MAX: usize = 256;
 
-/// What is copied to the server at a time: the connection's buffer grows to the largest and stays as large.
-const COPY_CHUNK_BYTES: usize = 32 * 1024;
+/// Rows of parameters that statements are prepared for. Fewer rows cost a statement nearly as much; more gain nothing.
+const ROWS: [usize; 5] = [1, 4, 16, 64, 256];
+
+/// Parameters of one statement that the protocol permits.
+const PARAMETERS_MAX: usize = 65_535;
+
+/// Bytes of values that one statement takes: the connection's buffer grows to the largest and stays as large.
+const STATEMENT_BYTES: usize = 256 * 1024;
 
 /// A connection to the target.
 pub(super) struct Session {
@@ -41,14 +47,13 @@ pub(super) struct Session {
     evolve: bool,
     begin: String,
     tables: HashMap<TableKey, Table>,
-    shapes: HashMap<ShapeKey, Shape>,
+    statements: HashMap<Shape, Statement>,
+    /// Since when plans of statements are kept.
+    planned: Instant,
 }
 
 /// Table name and key columns.
 type TableKey = (String, Vec<String>);
-
-/// Number of the table, form, columns.
-type ShapeKey = (usize, Form, Vec<String>);
 
 /// A table that can be written to.
 struct Table {
@@ -58,12 +63,20 @@ struct Table {
     same_columns: Statement,
 }
 
-/// The statements for records of one table, form and set of columns.
-#[derive(Clone)]
+/// What a statement about records is made for: the table's number, the columns, how many rows it takes.
+#[derive(PartialEq, Eq, Hash)]
 struct Shape {
-    copy: Statement,
-    write: Statement,
-    versions: Statement,
+    table: usize,
+    what: What,
+    columns: Vec<String>,
+    rows: usize,
+}
+
+/// What a statement does with records.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum What {
+    Write(Form),
+    AskVersions,
 }
 
 impl Session {
@@ -73,12 +86,12 @@ impl Session {
         let address = server.display();
         let connected = server.connect("syncline consumer").await;
         let client = connected.map_err(|cause| error::connecting(&address, cause))?;
-        // Plans are made for the records at hand: one kept from a lone change would be a disaster for thousands.
+        // To plan a statement of many rows takes longer than to run it, so plans are kept, for a while.
         // Texts are read in the form sources write them, whatever the server's or the user's own settings are.
         let settings = format!(
             "SET statement_timeout = {}; SET lock_timeout = {}; SET datestyle = 'ISO, YMD'; SET timezone = 'UTC'; \
              SET intervalstyle = 'postgres'; SET standard_conforming_strings = on; \
-             SET plan_cache_mode = force_custom_plan",
+             SET plan_cache_mode = force_generic_plan",
             config.statement_timeout_ms, config.lock_timeout_ms
         );
         let begin = format!(
@@ -88,7 +101,8 @@ impl Session {
             sql::literal(APPLIED_MESSAGE)
         );
         let evolve = config.schema == SchemaMode::Evolve;
-        let session = Self { client, address, evolve, begin, tables: HashMap::new(), shapes: HashMap::new() };
+        let (tables, statements) = (HashMap::new(), HashMap::new());
+        let session = Self { client, address, evolve, begin, tables, statements, planned: Instant::now() };
         session.batch("", &settings).await?;
         Ok(session)
     }
@@ -111,28 +125,26 @@ impl Session {
         for table in &wanted {
             self.learn(table, &items).await?;
         }
-        let is_parked = self.begin(&wanted).await?;
-        for table in wanted.iter().filter_map(|table| self.tables.get(&table_key(table.into, &table.key))) {
-            // From here on the transaction holds the table's lock: its columns stay as they are until the commit.
-            let unchanged = self.client.query(&table.same_columns, &[]).await;
-            unchanged.map_err(|cause| self.doing(&table.catalog.into, &[]).failed(cause))?;
-        }
+        let begun = self.begin(&wanted).await?;
+        // A record that this call deletes may come back with it.
+        let may_unbury = begun.has_buried || items.iter().any(|item| item.action == Action::Delete);
         let mut outcomes = vec![Outcome::Stale; items.len()];
-        let mut groups_written = 0;
-        let (mut left, cleared) =
-            if is_parked { self.hold_back(&wanted, items, &mut outcomes).await? } else { (items, Vec::new()) };
+        let mut unburied = Vec::new();
+        let (mut left, unparked) =
+            if begun.has_parked { self.hold_back(&wanted, items, &mut outcomes).await? } else { (items, Vec::new()) };
         while !left.is_empty() {
             let folded = fold(&left);
             left = folded.later;
             for table in &folded.tables {
                 for group in groups(table, |columns| self.carries_all(table, columns)) {
-                    groups_written += 1;
-                    self.write(table, &group, groups_written, &mut outcomes, &mut left).await?;
+                    self.write(table, &group, &mut outcomes, &mut left).await?;
                 }
+                unburied.extend(may_unbury.then(|| self.written_again(table)).into_iter().flatten());
             }
             left.sort_by_key(|item| item.place);
         }
-        self.unpark_taken(&cleared).await?;
+        self.forget(&unparked, Places::unpark).await?;
+        self.forget(&unburied, Places::unbury).await?;
         self.batch("", "COMMIT").await?;
         Ok(Applied { outcomes })
     }
@@ -142,67 +154,58 @@ impl Session {
         &mut self,
         table: &FoldedTable<'a>,
         group: &Group<'_, 'a>,
-        number: i32,
         outcomes: &mut [Outcome],
         left: &mut Vec<Item<'a>>,
     ) -> Result<(), ApplyError> {
-        let shape = self.shape(table, group).await?;
-        self.copy(&shape.copy, table.into, group, number).await?;
-        let taken = self.write_copied(&shape, number, group.operations.len()).await;
-        let taken = taken.map_err(|cause| self.doing(table.into, &group.columns).failed(cause))?;
-        for (operation, taken) in group.operations.iter().zip(taken) {
-            match taken {
-                Some(Taken::Held(version)) if version < operation.since => return Err(self.not_written(table.into)),
-                Some(taken) => operation.settle(taken, outcomes, left),
-                None => return Err(self.not_written(table.into)),
+        let rows_max = PARAMETERS_MAX / (group.columns.len() + BESIDE.len());
+        let mut rest = group.operations.as_slice();
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(at_once(rest, rows_max));
+            rest = later;
+            let written = self.ask(What::Write(group.form), table, group, now).await?;
+            let written = written.first().map_or(0, |row| row.get::<_, i64>(0));
+            if usize::try_from(written) == Ok(now.len()) {
+                now.iter().for_each(|operation| operation.settle(Taken::Applied, outcomes, left));
+                continue;
+            }
+            let held = self.ask(What::AskVersions, table, group, now).await?;
+            let held: HashMap<&str, &Row> = held.iter().map(|row| (row.get(0), row)).collect();
+            for operation in now {
+                let row = held.get(operation.name.as_str());
+                let version = row.and_then(|row| row.get::<_, &str>(1).parse::<Version>().ok());
+                let taken = match (row, version) {
+                    (Some(row), Some(version)) if version == operation.version && row.get(2) => Taken::Applied,
+                    (Some(_), Some(version)) if version >= operation.since => Taken::Held(version),
+                    _ => return Err(self.not_written(table.into)),
+                };
+                operation.settle(taken, outcomes, left);
             }
         }
         Ok(())
     }
 
-    /// Copies a group of operations into the temporary table, a chunk at a time.
-    async fn copy(&self, copy: &Statement, table: &str, group: &Group<'_, '_>, number: i32) -> Result<(), ApplyError> {
-        let failed = |cause| self.doing(table, &group.columns).failed(cause);
-        let mut sink = pin!(self.client.copy_in(copy).await.map_err(failed)?);
-        let mut lines = Vec::with_capacity(COPY_CHUNK_BYTES);
-        for (row, operation) in group.operations.iter().enumerate() {
-            copy::write_line(&mut lines, operation, number, row).map_err(|_| ApplyError::Record {
-                table: table.to_owned(),
-                problem: "bytes that are not base64".to_owned(),
-                may_pass: false,
-            })?;
-            if lines.len() >= COPY_CHUNK_BYTES {
-                let chunk = std::mem::replace(&mut lines, Vec::with_capacity(COPY_CHUNK_BYTES));
-                sink.send(Cursor::new(chunk)).await.map_err(failed)?;
-            }
-        }
-        sink.send(Cursor::new(lines)).await.map_err(failed)?;
-        sink.finish().await.map_err(failed)?;
-        Ok(())
+    /// Runs a statement about operations of a group.
+    async fn ask(
+        &mut self,
+        what: What,
+        table: &FoldedTable<'_>,
+        group: &Group<'_, '_>,
+        operations: &[&Operation<'_>],
+    ) -> Result<Vec<Row>, ApplyError> {
+        let columns = &group.columns;
+        let rows_max = PARAMETERS_MAX / (columns.len() + BESIDE.len());
+        let rows = ROWS.into_iter().find(|rows| *rows >= operations.len()).unwrap_or(rows_max).min(rows_max);
+        let statement = self.statement(what, table, group, rows).await?;
+        let asked = self.client.query_raw(&statement, parameters(operations, columns.len(), rows));
+        let answered = async { asked.await?.try_collect().await };
+        answered.await.map_err(|cause| self.doing(table.into, columns).failed(cause))
     }
 
-    /// Writes what was copied with one statement. Versions are asked for only when some were not written; `None` is a
-    /// record that was not written and has no version.
-    async fn write_copied(
-        &self,
-        shape: &Shape,
-        number: i32,
-        operations: usize,
-    ) -> Result<Vec<Option<Taken>>, tokio_postgres::Error> {
-        let written: Option<Vec<i32>> = self.client.query_one(&shape.write, &[&number]).await?.try_get(0)?;
-        let mut taken = vec![None; operations];
-        for row in written.unwrap_or_default() {
-            mark(&mut taken, row, Taken::Applied);
-        }
-        if taken.contains(&None) {
-            for row in self.client.query(&shape.versions, &[&number]).await? {
-                let version: Option<&str> = row.try_get(1)?;
-                if let Some(version) = version.and_then(|text| text.parse::<Version>().ok()) {
-                    mark(&mut taken, row.try_get(0)?, Taken::Held(version));
-                }
-            }
-        }
-        Ok(taken)
+    /// What a table has of records that may have had tombstones.
+    fn written_again(&self, table: &FoldedTable<'_>) -> Vec<Cleared> {
+        let Some(known) = self.tables.get(&table_key(table.into, &table.key_columns)) else { return Vec::new() };
+        let written = table.operations.iter().filter(|operation| operation.change != Change::Delete);
+        written.map(|operation| (known.number, operation.name.clone(), operation.version)).collect()
     }
 
     /// Neither written nor guarded: another writer or a trigger of the table was in between.
@@ -217,34 +220,36 @@ impl Session {
         known.is_some_and(|table| table.catalog.required.iter().all(|name| columns.contains(&name.as_str())))
     }
 
-    /// The prepared statements for a group.
-    async fn shape(&mut self, table: &FoldedTable<'_>, group: &Group<'_, '_>) -> Result<Shape, ApplyError> {
+    /// The prepared statement for so many rows of a group.
+    async fn statement(
+        &mut self,
+        what: What,
+        table: &FoldedTable<'_>,
+        group: &Group<'_, '_>,
+        rows: usize,
+    ) -> Result<Statement, ApplyError> {
         let Some(known) = self.tables.get(&table_key(table.into, &table.key_columns)) else {
             return Err(catalog::missing_table(table.into, &group.columns, &table.key_columns));
         };
-        let key = (known.number, group.form, group.columns.iter().map(|name| (*name).to_owned()).collect());
-        if let Some(shape) = self.shapes.get(&key) {
-            return Ok(shape.clone());
+        let columns = group.columns.iter().map(|name| (*name).to_owned()).collect();
+        let shape = Shape { table: known.number, what, columns, rows };
+        if let Some(statement) = self.statements.get(&shape) {
+            return Ok(statement.clone());
         }
-        let places = &known.places;
-        let write = match group.form {
-            Form::Delete => places.delete(),
-            Form::Whole => places.upsert(&group.columns),
-            Form::Part => places.update_else_insert(&group.columns),
+        let (places, columns) = (&known.places, known.catalog.typed(&group.columns));
+        let text = match what {
+            What::Write(Form::Delete) => places.delete(&columns, rows),
+            What::Write(Form::Whole) => places.upsert(&columns, rows),
+            What::Write(Form::Part) => places.update_else_insert(&columns, rows),
+            What::AskVersions => places.versions(&columns, rows),
         };
-        let prepared = async {
-            Ok(Shape {
-                copy: self.client.prepare(&places.copy(&group.columns)).await?,
-                write: self.client.prepare(&write).await?,
-                versions: self.client.prepare(&places.versions()).await?,
-            })
-        };
-        let shape = prepared.await.map_err(|cause| self.doing(table.into, &group.columns).failed(cause))?;
-        if self.shapes.len() >= SHAPES_MAX {
-            self.shapes.clear();
+        let prepared = self.client.prepare(&text).await;
+        let prepared = prepared.map_err(|cause| self.doing(table.into, &group.columns).failed(cause))?;
+        if self.statements.len() >= SHAPES_MAX {
+            self.statements.clear();
         }
-        self.shapes.insert(key, shape.clone());
-        Ok(shape)
+        self.statements.insert(shape, prepared.clone());
+        Ok(prepared)
     }
 
     async fn batch(&self, table: &str, statements: &str) -> Result<(), ApplyError> {
@@ -260,9 +265,13 @@ fn table_key(into: &str, key: &[&str]) -> TableKey {
     (into.to_owned(), key.iter().map(|name| (*name).to_owned()).collect())
 }
 
-fn mark(taken: &mut [Option<Taken>], row: i32, as_what: Taken) {
-    let place = usize::try_from(row).ok().and_then(|row| taken.get_mut(row));
-    if let Some(place @ None) = place {
-        *place = Some(as_what);
-    }
+/// How many of the operations one statement takes.
+fn at_once(operations: &[&Operation<'_>], rows_max: usize) -> usize {
+    let rows_max = ROWS.last().map_or(rows_max, |rows| rows_max.min(*rows));
+    let mut bytes = 0;
+    let fits = |operation: &&&Operation<'_>| {
+        bytes += size(operation);
+        bytes <= STATEMENT_BYTES
+    };
+    operations.iter().take(rows_max).take_while(fits).count().max(1)
 }

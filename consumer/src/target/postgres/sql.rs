@@ -1,18 +1,24 @@
 //! The statements of a PostgreSQL target. Pure text; every name is quoted here.
 //!
-//! Records wait in a temporary table that has the target table's columns and types, and beside them: the group of
-//! records a statement is about (`$1`), the record's number in it, the key's name for tombstones, and the version below
-//! which a row may be overwritten.
+//! Records come as rows of parameters, `s`: the values of their columns, and beside them the version, the key's name for
+//! tombstones, and the version below which a row may be overwritten. A statement is prepared for a number of rows; what is
+//! left over is null.
 
 /// Column of the target table that holds a record's version.
 pub(super) const VERSION: &str = "_syncline_version";
 
-/// The records of the group that was copied last. All others are of lower groups, so an equality would say the same; but
-/// without statistics the planner takes it for one row in 200, and an inequality for one in three.
-pub(super) const NEWEST: &str = "s._syncline_group >= $1";
+/// Columns beside those of the records, with their types.
+pub(super) const BESIDE: [(&str, &str); 3] =
+    [(VERSION, "pg_catalog.uuid"), ("_syncline_key", "pg_catalog.text"), ("_syncline_since", "pg_catalog.uuid")];
+
+/// Not a row that was left over.
+const IS_RECORD: &str = "s._syncline_key IS NOT NULL";
 
 /// The version of a row and of its tombstone must both be below the record's.
 const UNKNOWN_OR_OLDER: &str = r#"(t."_syncline_version" IS NULL OR t."_syncline_version" < s._syncline_since)"#;
+
+/// A column with its type, as PostgreSQL writes it.
+pub(super) type Typed<'a> = (&'a str, &'a str);
 
 /// Where the records of one target table are written.
 #[derive(Debug)]
@@ -25,8 +31,6 @@ pub(super) struct Places {
     pub(super) parked: String,
     /// Its name in the tombstones and the parked records, as a literal.
     pub(super) literal: String,
-    /// The temporary table, quoted.
-    pub(super) staging: String,
     /// The key columns.
     pub(super) key: Vec<String>,
 }
@@ -78,106 +82,93 @@ pub(super) fn create_tries(tries: &str) -> String {
 }
 
 impl Places {
-    /// Creates the temporary table, emptied by every commit. Its columns take null, whatever the target's do.
-    pub(super) fn create_staging(&self) -> String {
-        format!(
-            "CREATE TEMPORARY TABLE {} ON COMMIT DELETE ROWS AS SELECT *, 0::int4 AS _syncline_group, \
-             0::int4 AS _syncline_row, ''::text COLLATE \"C\" AS _syncline_key, NULL::uuid AS _syncline_since \
-             FROM {} WITH NO DATA",
-            self.staging, self.table
-        )
-    }
-
     /// Reads nothing. Once prepared, PostgreSQL refuses it as soon as the table's columns or types are others.
     pub(super) fn same_columns(&self) -> String {
         format!("SELECT * FROM {} WHERE false", self.table)
     }
 
-    /// Takes records in; [`super::copy`] writes its lines.
-    pub(super) fn copy(&self, columns: &[&str]) -> String {
+    /// Writes records that carry all a new row needs. Answers how many of them were written.
+    pub(super) fn upsert(&self, columns: &[Typed<'_>], rows: usize) -> String {
+        let (records, names) = (records(columns, rows), names(columns));
+        let Self { table, key, .. } = self;
+        let set = self.set(&names, "excluded");
         format!(
-            "COPY {} ({}, {VERSION}, _syncline_group, _syncline_row, _syncline_key, _syncline_since) FROM STDIN",
-            self.staging,
-            list("", columns)
-        )
-    }
-
-    /// Writes records that carry all a new row needs. Answers the numbers of those that were written.
-    pub(super) fn upsert(&self, columns: &[&str]) -> String {
-        let Self { table, staging, key, .. } = self;
-        let names = list("", columns);
-        let set = self.set(columns, "excluded");
-        format!(
-            "WITH {cleared}, written AS (INSERT INTO {table} AS t ({names}, {VERSION}) OVERRIDING SYSTEM VALUE \
-             SELECT {values}, s.{VERSION} FROM {staging} s WHERE {NEWEST} AND {not_buried} ORDER BY {order} \
+            "WITH written AS (INSERT INTO {table} AS t ({into}, {VERSION}) OVERRIDING SYSTEM VALUE \
+             SELECT {values}, s.{VERSION} FROM {records} WHERE {IS_RECORD} AND {not_buried} \
              ON CONFLICT ({keys}) DO UPDATE SET {set} \
-             WHERE t.{VERSION} IS NULL OR t.{VERSION} < excluded.{VERSION} RETURNING {returned}) \
-             SELECT array_agg(s._syncline_row) FROM written w JOIN {staging} s ON {same} WHERE {NEWEST}",
-            cleared = self.cleared(),
-            values = list("s.", columns),
+             WHERE t.{VERSION} IS NULL OR t.{VERSION} < excluded.{VERSION} RETURNING 1) \
+             SELECT count(*) FROM written",
+            into = list("", &names),
+            values = list("s.", &names),
             not_buried = self.not_buried(),
-            order = list("s.", key),
             keys = list("", key),
-            returned = list("t.", key),
-            same = self.same_key("w"),
         )
     }
 
     /// Writes records that may lack what a new row needs: `INSERT .. ON CONFLICT` would refuse them before it finds the
-    /// row they belong to. Answers the numbers of those that were written.
-    pub(super) fn update_else_insert(&self, columns: &[&str]) -> String {
-        let Self { table, staging, key, .. } = self;
-        let set = self.set(columns, "s");
+    /// row they belong to. Answers how many of them were written.
+    pub(super) fn update_else_insert(&self, columns: &[Typed<'_>], rows: usize) -> String {
+        let (records, names) = (records(columns, rows), names(columns));
+        let Self { table, key, .. } = self;
+        let set = self.set(&names, "s");
         format!(
-            "WITH {cleared}, updated AS (UPDATE {table} AS t SET {set} FROM {staging} s \
-             WHERE {NEWEST} AND {same_row} AND {UNKNOWN_OR_OLDER} AND {not_buried} \
-             RETURNING s._syncline_row), \
-             inserted AS (INSERT INTO {table} AS t ({names}, {VERSION}) OVERRIDING SYSTEM VALUE \
-             SELECT {values}, s.{VERSION} FROM {staging} s WHERE {NEWEST} AND {not_buried} \
-             AND NOT EXISTS (SELECT FROM {table} t WHERE {same_row}) ORDER BY {order} \
-             ON CONFLICT ({keys}) DO NOTHING RETURNING {returned}) \
-             SELECT array_agg(_syncline_row) FROM (SELECT _syncline_row FROM updated UNION ALL \
-             SELECT s._syncline_row FROM inserted w JOIN {staging} s ON {same} WHERE {NEWEST}) written",
-            cleared = self.cleared(),
+            "WITH s AS MATERIALIZED (SELECT * FROM {records} WHERE {IS_RECORD}), \
+             updated AS (UPDATE {table} AS t SET {set} FROM s \
+             WHERE {same_row} AND {UNKNOWN_OR_OLDER} AND {not_buried} RETURNING 1), \
+             inserted AS (INSERT INTO {table} AS t ({into}, {VERSION}) OVERRIDING SYSTEM VALUE \
+             SELECT {values}, s.{VERSION} FROM s WHERE {not_buried} \
+             AND NOT EXISTS (SELECT FROM {table} t WHERE {same_row}) \
+             ON CONFLICT ({keys}) DO NOTHING RETURNING 1) \
+             SELECT (SELECT count(*) FROM updated) + (SELECT count(*) FROM inserted)",
             not_buried = self.not_buried(),
             same_row = self.same_key("t"),
-            names = list("", columns),
-            values = list("s.", columns),
-            order = list("s.", key),
+            into = list("", &names),
+            values = list("s.", &names),
             keys = list("", key),
-            returned = list("t.", key),
-            same = self.same_key("w"),
         )
     }
 
-    /// Deletes rows and remembers their versions. Answers the numbers of those that were older.
-    pub(super) fn delete(&self) -> String {
-        let Self { table, tombstones, literal, staging, .. } = self;
+    /// Deletes rows and remembers their versions. Answers how many of the records were newer.
+    pub(super) fn delete(&self, columns: &[Typed<'_>], rows: usize) -> String {
+        let records = records(columns, rows);
+        let Self { table, tombstones, literal, .. } = self;
         format!(
-            "WITH gone AS (DELETE FROM {table} t USING {staging} s \
-             WHERE {NEWEST} AND {same_row} AND {UNKNOWN_OR_OLDER} AND {not_buried}), \
+            "WITH s AS MATERIALIZED (SELECT * FROM {records} WHERE {IS_RECORD}), \
+             gone AS (DELETE FROM {table} t USING s \
+             WHERE {same_row} AND {UNKNOWN_OR_OLDER} AND {not_buried}), \
              buried AS (INSERT INTO {tombstones} AS d (table_name, key, version, deleted_at) \
-             SELECT {literal}, s._syncline_key, s.{VERSION}, now() FROM {staging} s WHERE {NEWEST} \
-             AND NOT EXISTS (SELECT FROM {table} t WHERE {same_row} AND t.{VERSION} >= s._syncline_since) \
-             ORDER BY s._syncline_key ON CONFLICT (table_name, key) \
+             SELECT {literal}, s._syncline_key, s.{VERSION}, now() FROM s \
+             WHERE NOT EXISTS (SELECT FROM {table} t WHERE {same_row} AND t.{VERSION} >= s._syncline_since) \
+             ON CONFLICT (table_name, key) \
              DO UPDATE SET version = excluded.version, deleted_at = excluded.deleted_at \
-             WHERE d.version < excluded.version RETURNING d.key) \
-             SELECT array_agg(s._syncline_row) FROM buried b JOIN {staging} s ON b.key = s._syncline_key \
-             WHERE {NEWEST}",
+             WHERE d.version < excluded.version RETURNING 1) \
+             SELECT count(*) FROM buried",
             same_row = self.same_key("t"),
             not_buried = self.not_buried(),
         )
     }
 
-    /// The versions the target has now, by the records' numbers; null for a record it does not know.
-    pub(super) fn versions(&self) -> String {
-        let Self { table, tombstones, literal, staging, .. } = self;
+    /// The versions the target has now, by the records' keys, and whether this transaction wrote them; none of a record it
+    /// does not know.
+    pub(super) fn versions(&self, columns: &[Typed<'_>], rows: usize) -> String {
+        let records = records(columns, rows);
+        let Self { table, tombstones, literal, .. } = self;
         format!(
-            "SELECT s._syncline_row, replace(greatest(t.{VERSION}, d.version)::text, '-', '') FROM {staging} s \
+            "SELECT s._syncline_key, replace(greatest(t.{VERSION}, d.version)::text, '-', ''), \
+             pg_current_xact_id()::xid IN (t.xmin, d.xmin) IS TRUE FROM {records} \
              LEFT JOIN {table} t ON {same_row} \
              LEFT JOIN {tombstones} d ON d.table_name = {literal} AND d.key = s._syncline_key \
-             WHERE {NEWEST}",
+             WHERE {IS_RECORD} AND greatest(t.{VERSION}, d.version) IS NOT NULL",
             same_row = self.same_key("t"),
+        )
+    }
+
+    /// Removes the tombstones of records that were written again: keys (`$1`) and versions (`$2`).
+    pub(super) fn unbury(&self) -> String {
+        let Self { tombstones, literal, .. } = self;
+        format!(
+            "DELETE FROM {tombstones} d USING unnest($1::text[], $2::text[]) s (key, version) \
+             WHERE d.table_name = {literal} AND d.key = s.key AND d.version < s.version::uuid"
         )
     }
 
@@ -222,15 +213,6 @@ impl Places {
         names.map(|name| format!("{alias}.{name} = s.{name}")).collect::<Vec<_>>().join(" AND ")
     }
 
-    /// Removes the tombstones of records that are written again.
-    fn cleared(&self) -> String {
-        let Self { tombstones, literal, staging, .. } = self;
-        format!(
-            "cleared AS (DELETE FROM {tombstones} d USING {staging} s WHERE {NEWEST} \
-             AND d.table_name = {literal} AND d.key = s._syncline_key AND d.version < s._syncline_since)"
-        )
-    }
-
     fn not_buried(&self) -> String {
         let Self { tombstones, literal, .. } = self;
         format!(
@@ -238,6 +220,30 @@ impl Places {
              AND d.version >= s._syncline_since)"
         )
     }
+}
+
+fn names<'a>(columns: &[Typed<'a>]) -> Vec<&'a str> {
+    columns.iter().map(|(name, _)| *name).collect()
+}
+
+/// Rows of parameters, called `s`. The types are said once, in the first row: those below take after it.
+fn records(columns: &[Typed<'_>], rows: usize) -> String {
+    let all: Vec<Typed<'_>> = columns.iter().copied().chain(BESIDE).collect();
+    let mut text = String::with_capacity(rows * all.len() * 7);
+    text.push_str("(VALUES ");
+    for row in 0..rows {
+        text.push_str(if row == 0 { "(" } else { ", (" });
+        for (place, (_, kind)) in all.iter().enumerate() {
+            let comma = if place == 0 { "" } else { ", " };
+            text.push_str(&format!("{comma}${}", row * all.len() + place + 1));
+            if row == 0 {
+                text.push_str(&format!("::{kind}"));
+            }
+        }
+        text.push(')');
+    }
+    text.push_str(&format!(") s ({})", list("", &names(&all))));
+    text
 }
 
 #[cfg(test)]
@@ -250,5 +256,11 @@ mod tests {
         assert_eq!(table("Support Case"), r#""Support Case""#);
         assert_eq!(literal(r"it's \'"), r"'it''s \'''");
         assert_eq!(list("s.", &["a", "b\""]), r#"s."a", s."b""""#);
+    }
+
+    #[test]
+    fn rows_of_parameters_say_their_types_once() {
+        let expected = r#"(VALUES ($1::text, $2::pg_catalog.uuid, $3::pg_catalog.text, $4::pg_catalog.uuid), ($5, $6, $7, $8)) s ("id", "_syncline_version", "_syncline_key", "_syncline_since")"#;
+        assert_eq!(records(&[("id", "text")], 2), expected);
     }
 }

@@ -48,8 +48,7 @@ impl Session {
             self.read(into).await?.ok_or_else(|| catalog::missing_table(into, columns, key))?
         };
         let number = self.tables.len();
-        let places = catalog.places(key, &format!("syncline_{number}"));
-        self.batch(into, &places.create_staging()).await?;
+        let places = catalog.places(key);
         let same_columns = self.client.prepare(&places.same_columns()).await;
         let same_columns = same_columns.map_err(|cause| self.doing(into, columns).failed(cause))?;
         self.tables.insert(table_key, Table { number, places, catalog, same_columns });
@@ -74,7 +73,7 @@ impl Session {
 
     /// What stands in the way of applying to these tables; changes nothing.
     pub(in crate::target::postgres) async fn check(&self, tables: &[TableMap]) -> Result<Vec<ApplyError>, ApplyError> {
-        let mut problems = self.check_database().await?;
+        let mut problems: Vec<_> = self.check_database().await?.into_iter().collect();
         for map in tables {
             let columns: Vec<_> = map.columns.iter().flat_map(|map| map.values().map(String::as_str)).collect();
             match self.read(&map.into).await? {
@@ -86,23 +85,14 @@ impl Session {
         Ok(problems)
     }
 
-    async fn check_database(&self) -> Result<Vec<ApplyError>, ApplyError> {
-        let question = "SELECT current_setting('transaction_read_only')::bool, \
-                        has_database_privilege(current_database(), 'TEMPORARY')";
-        let answer = self.client.query_one(question, &[]).await;
-        let answer = answer.map_err(|cause| self.doing("", &[]).failed(cause))?;
-        let unfit = |problem: &str, mend: &str| ApplyError::Unfit {
-            problem: format!("the target at {} {problem}", self.address),
-            mend: mend.to_owned(),
-        };
-        let mut problems = Vec::new();
-        if answer.get(0) {
-            problems.push(unfit("is read-only", "a target that takes writes"));
-        }
-        if !answer.get::<_, bool>(1) {
-            problems.push(unfit("permits no temporary tables", "GRANT TEMPORARY ON DATABASE to the target's user"));
-        }
-        Ok(problems)
+    async fn check_database(&self) -> Result<Option<ApplyError>, ApplyError> {
+        let answer = self.client.query_one("SELECT current_setting('transaction_read_only')::bool", &[]).await;
+        let is_read_only: bool = answer.map_err(|cause| self.doing("", &[]).failed(cause))?.get(0);
+        let problem = is_read_only.then(|| ApplyError::Unfit {
+            problem: format!("the target at {} is read-only", self.address),
+            mend: "a target that takes writes".to_owned(),
+        });
+        Ok(problem)
     }
 }
 

@@ -1,13 +1,22 @@
 //! Comparing rows with records through a session of its own.
 
+use std::io::Cursor;
+use std::pin::pin;
+
+use futures_util::SinkExt as _;
 use syncline_shared::record::{Columns, Row, Value, Version};
+use tokio_postgres::Statement;
 
 use super::{Session, Table, table_key};
 use crate::target::fold::{FoldedTable, fold, items};
 use crate::target::look::{Difference, Others, Seen};
-use crate::target::postgres::catalog;
 use crate::target::postgres::group::{Form, Group, groups};
+use crate::target::postgres::look::Staged;
+use crate::target::postgres::{catalog, copy};
 use crate::target::{ApplyError, Batch, TableMap};
+
+/// What is copied to the server at a time: the connection's buffer grows to the largest and stays as large.
+const COPY_CHUNK_BYTES: usize = 32 * 1024;
 
 /// What is seen may be of several tables, but at one moment; and it is only seen.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
@@ -33,8 +42,9 @@ impl Session {
             });
         }
         let number = self.tables.len();
-        let places = catalog.places(&key, &format!("syncline_{number}"));
-        self.batch(into, &format!("{}; {}", places.create_staging(), places.create_accounted())).await?;
+        let places = catalog.places(&key);
+        let staged = Staged::new(&places, number);
+        self.batch(into, &format!("{}; {}", staged.create_staging(), staged.create_accounted())).await?;
         let same_columns = self.client.prepare(&places.same_columns()).await;
         let same_columns = same_columns.map_err(|cause| self.doing(into, &key).failed(cause))?;
         self.tables.insert(table_key(into, &key), Table { number, places, catalog, same_columns });
@@ -79,7 +89,7 @@ impl Session {
             return Err(known.catalog.missing_columns(&lacking));
         }
         let failed = |cause| self.doing(table.into, &group.columns).failed(cause);
-        let places = &known.places;
+        let places = Staged::new(&known.places, known.number);
         let copy = self.client.prepare(&places.copy(&group.columns)).await.map_err(failed)?;
         self.copy(&copy, table.into, group, number).await?;
         self.client.execute(&places.account(), &[&number]).await.map_err(failed)?;
@@ -102,6 +112,28 @@ impl Session {
         Ok(())
     }
 
+    /// Copies a group of operations into the temporary table, a chunk at a time.
+    async fn copy(&self, copy: &Statement, table: &str, group: &Group<'_, '_>, number: i32) -> Result<(), ApplyError> {
+        let failed = |cause| self.doing(table, &group.columns).failed(cause);
+        let mut sink = pin!(self.client.copy_in(copy).await.map_err(failed)?);
+        let mut lines = Vec::with_capacity(COPY_CHUNK_BYTES);
+        for (row, operation) in group.operations.iter().enumerate() {
+            copy::write_line(&mut lines, operation, number, row).map_err(|error| self.doing(table, &[]).not_base64(&error))?;
+            if lines.len() >= COPY_CHUNK_BYTES {
+                let chunk = std::mem::replace(&mut lines, Vec::with_capacity(COPY_CHUNK_BYTES));
+                sink.send(Cursor::new(chunk)).await.map_err(failed)?;
+            }
+        }
+        sink.send(Cursor::new(lines)).await.map_err(failed)?;
+        sink.finish().await.map_err(failed)?;
+        Ok(())
+    }
+
+    /// Has statements planned for the tables as they are: they are few, and the tables grow between them.
+    pub(in crate::target::postgres) async fn plan_for_each_call(&self) -> Result<(), ApplyError> {
+        self.batch("", "SET plan_cache_mode = force_custom_plan").await
+    }
+
     /// Rows that had no record.
     pub(in crate::target::postgres) async fn others(
         &self,
@@ -111,7 +143,8 @@ impl Session {
         keys_max: usize,
     ) -> Result<Others, ApplyError> {
         let names: Vec<&str> = key.iter().filter_map(|name| map.column(name, true)).collect();
-        let places = &self.looked_at(&map.into, &names)?.places;
+        let known = self.looked_at(&map.into, &names)?;
+        let places = Staged::new(&known.places, known.number);
         let failed = |cause| self.doing(&map.into, &names).failed(cause);
         self.batch(&map.into, &places.analyze_accounted()).await?;
         let rows = self.client.query(&places.others(upto, keys_max), &[]).await.map_err(failed)?;

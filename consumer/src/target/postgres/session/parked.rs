@@ -1,7 +1,9 @@
-//! Records that are parked, and messages that are tried alone.
+//! The begin of a call, records that are parked or were deleted, and messages that are tried alone.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
 
+use futures_util::future::{try_join, try_join_all};
 use syncline_shared::record::Version;
 use tokio_postgres::SimpleQueryMessage;
 
@@ -9,11 +11,23 @@ use super::learn::Wanted;
 use super::{Session, Table, table_key};
 use crate::target::fold::{Item, key_name};
 use crate::target::postgres::catalog::{self, Catalog, PARKED, TRIES};
-use crate::target::postgres::sql;
+use crate::target::postgres::sql::{self, Places};
 use crate::target::{ApplyError, Outcome, Parked};
 
-/// A table, a key of it, and the version up to which what is parked of it is forgotten.
-type Cleared = (usize, String, Version);
+/// A table, a key of it, and the version up to which what is parked or buried of it is forgotten.
+pub(super) type Cleared = (usize, String, Version);
+
+/// How long a plan is kept: tables may have grown since it was made, and one for a hundred rows is a disaster for millions.
+const PLANS_LAST: Duration = Duration::from_secs(10);
+
+/// What there is in the schemas of a call's tables.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begun {
+    /// Some record is parked.
+    pub(super) has_parked: bool,
+    /// Some record was deleted.
+    pub(super) has_buried: bool,
+}
 
 /// The number of a record's table, and the dead letters that are parked of it by their versions.
 type Marks = (usize, BTreeMap<Version, String>);
@@ -27,20 +41,36 @@ struct Columns<'a> {
 }
 
 impl Session {
-    /// Begins a call's transaction; tells whether any record is parked in the schemas of these tables.
-    pub(super) async fn begin(&self, wanted: &[Wanted<'_>]) -> Result<bool, ApplyError> {
-        let mut places: Vec<_> =
-            wanted.iter().filter_map(|table| self.known(table)).map(|table| &table.places.parked).collect();
-        places.sort_unstable();
-        places.dedup();
-        let exists: Vec<_> = places.into_iter().map(|parked| format!("EXISTS (SELECT FROM {parked})")).collect();
-        // In one round trip with the rest: every call pays for it.
-        let begin = format!("{}; SELECT {}", self.begin, exists.join(" OR "));
-        let answers = self.client.simple_query(&begin).await.map_err(|cause| self.doing("", &[]).failed(cause))?;
+    /// Begins a call's transaction, in one round trip: every call pays for it. From then on it holds the tables' locks, so
+    /// that their columns stay as they are until the commit.
+    pub(super) async fn begin(&mut self, wanted: &[Wanted<'_>]) -> Result<Begun, ApplyError> {
+        let mut begin = if self.planned.elapsed() < PLANS_LAST {
+            String::new()
+        } else {
+            self.planned = Instant::now();
+            String::from("DISCARD PLANS; ")
+        };
+        let any = |tables: fn(&Places) -> &String| {
+            let tables: BTreeSet<_> =
+                wanted.iter().filter_map(|table| self.known(table)).map(|table| tables(&table.places)).collect();
+            let exists: Vec<_> = tables.into_iter().map(|table| format!("EXISTS (SELECT FROM {table})")).collect();
+            exists.join(" OR ")
+        };
+        let (parked, buried) = (any(|places| &places.parked), any(|places| &places.tombstones));
+        begin.push_str(&format!("{}; SELECT {parked}, {buried}", self.begin));
+        let begun = async { self.client.simple_query(&begin).await.map_err(|cause| self.doing("", &[]).failed(cause)) };
+        let same = wanted.iter().filter_map(|table| self.known(table)).map(async |table| {
+            let same = self.client.query(&table.same_columns, &[]).await;
+            same.map_err(|cause| self.doing(&table.catalog.into, &[]).failed(cause))
+        });
+        // The first that is asked is the first that is sent.
+        let (answers, _) = try_join(begun, try_join_all(same)).await?;
         let answers = answers.iter().rev();
         let mut rows =
             answers.filter_map(|answer| if let SimpleQueryMessage::Row(row) = answer { Some(row) } else { None });
-        Ok(rows.next().and_then(|row| row.try_get(0).ok().flatten()) == Some("t"))
+        let row = rows.next();
+        let is = |place| row.and_then(|row| row.try_get(place).ok().flatten()) == Some("t");
+        Ok(Begun { has_parked: is(0), has_buried: is(1) })
     }
 
     /// Takes out the parts of records of which an older change is parked. The others are to be written, and then what is
@@ -86,14 +116,18 @@ impl Session {
         Ok((kept, cleared))
     }
 
-    /// Forgets what is parked of records that the transaction took.
-    pub(super) async fn unpark_taken(&self, cleared: &[Cleared]) -> Result<(), ApplyError> {
+    /// Forgets what is parked or buried of records that the transaction took.
+    pub(super) async fn forget(
+        &self,
+        records: &[Cleared],
+        statement: impl Fn(&Places) -> String,
+    ) -> Result<(), ApplyError> {
         for table in self.tables.values() {
-            let of_table = cleared.iter().filter(|(number, ..)| *number == table.number);
+            let of_table = records.iter().filter(|(number, ..)| *number == table.number);
             let (keys, versions): (Vec<&str>, Vec<String>) =
                 of_table.map(|(_, key, version)| (key.as_str(), version.to_string())).unzip();
             if !keys.is_empty() {
-                let done = self.client.execute(&table.places.unpark(), &[&keys, &versions]).await;
+                let done = self.client.execute(&statement(&table.places), &[&keys, &versions]).await;
                 done.map_err(|cause| self.parking(table, cause))?;
             }
         }
@@ -116,7 +150,7 @@ impl Session {
             if let Some(statements) = catalog.bookkeeping() {
                 self.create(into, &statements).await?;
             }
-            let park = catalog.places(&[], "").park();
+            let park = catalog.places(&[]).park();
             let done = self.client.execute(&park, &[&keys, &versions, &letters]).await;
             done.map_err(|cause| self.doing(into, &[]).failed(cause))?;
         }

@@ -20,7 +20,7 @@ impl Session {
         let failed = |cause| self.doing(into, &[]).failed(cause);
         let catalog = Catalog::read(&self.client, into).await.map_err(failed)?;
         let catalog = catalog.ok_or_else(|| catalog::missing_table(into, &[], &[]))?;
-        let places = catalog.places(&[], "");
+        let places = catalog.places(&[]);
         let version = if catalog.has(sql::VERSION) { sql::VERSION } else { "NULL::uuid" };
         let row = self.find(into, &format!("{} WHERE {}", places.table, same_key(table, key)), version).await?;
         let name = vec![key_name(key)];
