@@ -21,6 +21,8 @@ pub const DEFAULT_BATCH_BYTES_MAX: usize = 256 * 1024;
 pub const DEFAULT_BATCH_RECORDS_MAX: u32 = 1000;
 /// Long enough to gather a burst, short enough for a lone change to arrive within milliseconds.
 pub const DEFAULT_LINGER_MS: u64 = 5;
+/// Lingers a batch waits while the source is far ahead: at the rates a backlog is read with, some hundred records.
+const BEHIND_LINGERS: u32 = 10;
 /// Room for 64 full batches.
 pub const DEFAULT_OPEN_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -34,7 +36,7 @@ pub struct BatchConfig {
     /// Records after which a batch closes; 1 to 100000, default 1000.
     pub batch_records_max: u32,
     /// Milliseconds a batch waits for more after its first record; 0 to 10000, default 5. 0 sends at once what one poll
-    /// brought.
+    /// brought. Ten times as long while the source is far ahead: larger batches catch up sooner.
     pub linger_ms: u64,
     /// Bytes of plaintext lines in all open batches together, at least `batch_bytes_max`; default 16777216. Above it the
     /// oldest batches close early. Buffers grow by doubling, so up to twice as much memory is held.
@@ -126,13 +128,14 @@ struct Open {
     batch: Batch,
     /// Keys of its records, possibly repeated.
     keys: Vec<u64>,
-    due: Instant,
+    since: Instant,
 }
 
 /// The open batches, and the closed ones nobody has taken yet.
 #[derive(Debug)]
 pub struct Batcher {
     config: BatchConfig,
+    linger: Duration,
     /// By a number that grows, so the first one is the oldest and, the linger being the same for all, the next one due.
     open: BTreeMap<u64, Open>,
     lanes: HashMap<Lane, u64>,
@@ -150,6 +153,7 @@ impl Batcher {
     pub fn new(config: BatchConfig) -> Self {
         Self {
             config,
+            linger: Duration::from_millis(config.linger_ms),
             open: BTreeMap::new(),
             lanes: HashMap::new(),
             holders: HashMap::new(),
@@ -180,8 +184,7 @@ impl Batcher {
             self.close(own);
         }
         let serial = self.serial_of(lane);
-        let due = now + Duration::from_millis(self.config.linger_ms);
-        let open = self.open.entry(serial).or_insert_with(|| Open::new(lane.clone(), due));
+        let open = self.open.entry(serial).or_insert_with(|| Open::new(lane.clone(), now));
         open.push(key, poll, line);
         open.batch.notes.extend(note);
         let full = open.batch.ndjson.len() >= self.config.batch_bytes_max
@@ -203,10 +206,17 @@ impl Batcher {
         }
     }
 
+    /// Says whether the source is far ahead. A record that is seconds old already loses nothing by waiting for others, and
+    /// the fewer batches, the sooner all have arrived.
+    pub fn set_behind(&mut self, is_behind: bool) {
+        let linger = Duration::from_millis(self.config.linger_ms);
+        self.linger = if is_behind { linger * BEHIND_LINGERS } else { linger };
+    }
+
     /// When the next open batch is due; `None` when none is open.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.open.first_key_value().map(|(_, open)| open.due)
+        self.open.first_key_value().map(|(_, open)| open.since + self.linger)
     }
 
     /// Closes every batch whose linger is over.
@@ -262,9 +272,9 @@ impl Batcher {
 }
 
 impl Open {
-    const fn new(lane: Lane, due: Instant) -> Self {
+    const fn new(lane: Lane, since: Instant) -> Self {
         let batch = Batch { lane, records: 0, ndjson: Vec::new(), tickets: Vec::new(), notes: Vec::new() };
-        Self { batch, keys: Vec::new(), due }
+        Self { batch, keys: Vec::new(), since }
     }
 
     fn push(&mut self, key: u64, poll: u64, line: &[u8]) {

@@ -206,6 +206,11 @@ impl Offers {
         }
     }
 
+    /// Says whether the source is far ahead.
+    pub(crate) fn set_behind(&mut self, is_behind: bool) {
+        self.batcher.set_behind(is_behind);
+    }
+
     /// When the next batch is due; `None` when none is open.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.batcher.next_deadline()

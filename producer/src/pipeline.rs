@@ -30,6 +30,10 @@ const JOBS: usize = 4;
 /// Bounds of one poll: small enough that deciding and encoding them does not hold up the I/O of others.
 const POLL: PollLimit = PollLimit { changes: 500, bytes: 256 * 1024 };
 
+/// Bytes of log between the source and what is confirmed from which on it counts as far ahead: several seconds of a busy
+/// database, far more than what is under way at any rate.
+const BEHIND_BYTES: u64 = 8 * 1024 * 1024;
+
 /// How often a stand-by looks whether the source is free: soon enough after the death of the producer that reads it.
 const STAND_BY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -136,6 +140,8 @@ impl<S: Source> Reader<S> {
                 },
                 polled = poll_or_tend(&mut self.source, (next_job.is_none() && self.held.is_none()).then_some(POLL)), if retry_at.is_none() && !halted => {
                     self.log.note(&self.source);
+                    // What runs in the background is a backlog by itself.
+                    self.offers.set_behind(S::IN_BACKGROUND || self.source.lag_bytes() > Some(BEHIND_BYTES));
                     let Some(polled) = polled else { continue };
                     match polled {
                         Ok(polled) => {

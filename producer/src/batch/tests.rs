@@ -75,6 +75,16 @@ fn a_batch_closes_after_its_linger_counted_from_its_first_record() {
 }
 
 #[test]
+fn a_batch_waits_longer_while_the_source_is_far_ahead_and_no_longer_than_that() {
+    let (mut batcher, start) = (Batcher::new(config()), Instant::now());
+    batcher.set_behind(true);
+    batcher.add(&lane(0, Action::Insert, 0), 1, 0, b"a\n", None, start);
+    assert_eq!(batcher.next_deadline(), Some(start + Duration::from_millis(50)));
+    batcher.set_behind(false);
+    assert_eq!(batcher.next_deadline(), Some(start + Duration::from_millis(5)));
+}
+
+#[test]
 fn a_record_closes_the_other_batch_that_holds_its_key_and_no_more() {
     let (mut batcher, now) = (Batcher::new(config()), Instant::now());
     batcher.add(&lane(0, Action::Update, 0), 9, 0, b"other\n", None, now);

@@ -16,6 +16,8 @@ use thiserror::Error;
 
 use super::{Columns, Record, Row, Value, Version};
 
+mod fast;
+
 /// A line that is not a record. Names the line and the place, never the content.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum LineError {
@@ -107,6 +109,14 @@ pub fn read_lines(ndjson: &[u8]) -> Result<Vec<Record>, LineError> {
 }
 
 fn read_line(line: &[u8], record: usize, shapes: &mut Shapes) -> Result<Record, LineError> {
+    match fast::read(line, shapes) {
+        Some(read) => Ok(read),
+        None => read_any(line, record, shapes),
+    }
+}
+
+/// Reads a line in any form JSON permits.
+fn read_any(line: &[u8], record: usize, shapes: &mut Shapes) -> Result<Record, LineError> {
     let parsed: Line<'_> =
         serde_json::from_slice(line).map_err(|cause| LineError::Malformed { record, at: cause.column() })?;
     let version = parsed.version.parse().map_err(|_| LineError::Malformed { record, at: 0 })?;
@@ -324,7 +334,33 @@ mod tests {
             let record = Record { key, version: Version::new(1, position, 7), at: at(), data: Some(data.finish()), partial };
             let mut line = Vec::new();
             write_line(&mut line, &record.key, record.version, record.at, record.data.as_ref(), partial);
+            prop_assert_eq!(read_any(line.trim_ascii_end(), 1, &mut Shapes::default()), Ok(record.clone()));
             prop_assert_eq!(read_lines(&line), Ok(vec![record]));
+        }
+
+        #[test]
+        fn what_is_read_fast_is_what_is_read_slowly(
+            place in any::<prop::sample::Index>(), byte in any::<u8>(), what in 0_u8..4, sizes in prop::collection::vec(0_usize..9, 1..4),
+        ) {
+            let texts = ["", "a", "\u{1F600}", "1", "-0.5e+7", "null", "a\\b", "\"", "{\"base64\":\"AA==\"}"];
+            let mut row = Row::builder(Columns::new((0..sizes.len()).map(|i| format!("c{i}"))));
+            sizes.iter().for_each(|size| if *size == 3 { row.push_number(texts[4]) } else { row.push(Value::Text(texts[*size])) });
+            let mut line = Vec::new();
+            write_line(&mut line, &text_row(&[("id", Value::Number("7"))]), Version::new(1, 2, 3), at(), Some(&row.finish()), true);
+            line.pop();
+            let place = place.index(line.len());
+            match what {
+                0 => line[place] = byte,
+                1 => drop(line.remove(place)),
+                2 => line.insert(place, byte),
+                _ => {}
+            }
+            let slowly = read_any(&line, 1, &mut Shapes::default());
+            if let Some(fast) = fast::read(&line, &mut Shapes::default()) {
+                prop_assert_eq!(Ok(fast), slowly);
+            } else {
+                prop_assert!(what < 3 || sizes.iter().any(|size| *size > 5), "a plain line is read fast");
+            }
         }
 
         #[test]

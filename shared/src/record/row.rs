@@ -259,7 +259,7 @@ impl RowBuilder {
 }
 
 /// Whether a text is a number by the grammar of RFC 8259, section 6.
-fn is_json_number(text: &str) -> bool {
+pub(super) fn is_json_number(text: &str) -> bool {
     fn digits(bytes: &[u8]) -> usize {
         bytes.iter().take_while(|byte| byte.is_ascii_digit()).count()
     }
