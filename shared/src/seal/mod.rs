@@ -14,6 +14,7 @@ pub use keyring::{Key, KeyError, Keyring, SECRET_BYTES_MIN};
 pub use pseudonym::{PSEUDONYM_SECRET_BYTES_MIN, Pseudonyms};
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fmt;
 use std::io::Read as _;
 use std::str::FromStr;
@@ -25,6 +26,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use thiserror::Error;
 use uuid::Uuid;
+use zstd::bulk::Compressor;
 
 use crate::class::Class;
 use crate::envelope::{Encoding, Envelope, Route, WIRE_VERSION};
@@ -164,12 +166,23 @@ impl Fresh {
     }
 }
 
+thread_local! {
+    /// Its tables take longer to make than a small batch to compress.
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+}
+
 fn pack(ndjson: &[u8]) -> Result<(Encoding, Cow<'_, [u8]>), SealError> {
     if ndjson.len() < COMPRESS_BYTES_MIN {
         return Ok((Encoding::None, Cow::Borrowed(ndjson)));
     }
-    let frame = zstd::bulk::compress(ndjson, ZSTD_LEVEL).map_err(|_| SealError::Compress)?;
-    Ok((Encoding::Zstd, Cow::Owned(frame)))
+    let frame = COMPRESSOR.with_borrow_mut(|kept| {
+        let compressor = match kept {
+            Some(compressor) => compressor,
+            None => kept.insert(Compressor::new(ZSTD_LEVEL)?),
+        };
+        compressor.compress(ndjson)
+    });
+    Ok((Encoding::Zstd, Cow::Owned(frame.map_err(|_| SealError::Compress)?)))
 }
 
 fn seal_packed(seal: &Seal, route: Route, encoding: Encoding, packed: &[u8], fresh: &Fresh) -> Envelope {
