@@ -46,7 +46,7 @@ cat >"$dir/broker/definitions.json.new" <<JSON
       "read": "^syncline\\\\.crm$" },
     { "user": "consumer", "vhost": "sync",
       "configure": "^(syncline\\\\.crm(\\\\.status)?|crm\\\\.[0-9]+|crm\\\\.dead|crm\\\\.status\\\\..+)$",
-      "write": "^(crm\\\\.[0-9]+|crm\\\\.status\\\\..+|amq\\\\.default)$",
+      "write": "^(syncline\\\\.crm\\\\.status|crm\\\\.[0-9]+|crm\\\\.status\\\\..+|amq\\\\.default)$",
       "read": "^(syncline\\\\.crm(\\\\.status)?|crm\\\\.[0-9]+|crm\\\\.status\\\\..+)$" },
     { "user": "operator", "vhost": "sync",
       "configure": "^$", "write": "^syncline\\\\.crm(\\\\.status)?$", "read": "^crm\\\\.dead$" }

@@ -126,7 +126,7 @@ const CONFIGURE: &str = r"^(syncline\.crm|crm\.[0-9]+|crm\.dead)$";
 /// What a consumer may: configure, write, read.
 const CONSUME: [&str; 3] = [
     r"^(syncline\.crm(\.status)?|crm\.[0-9]+|crm\.dead|crm\.status\..+)$",
-    r"^(crm\.[0-9]+|crm\.status\..+|amq\.default)$",
+    r"^(syncline\.crm\.status|crm\.[0-9]+|crm\.status\..+|amq\.default)$",
     r"^(syncline\.crm(\.status)?|crm\.[0-9]+|crm\.status\..+)$",
 ];
 

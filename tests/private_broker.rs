@@ -66,6 +66,22 @@ async fn a_broker_short_of_memory_pauses_the_producer_in_place_and_one_message_a
     // The one message in hand when the broker stopped may come twice; a message has one record here.
     assert!(duplicates(&consumer) <= 1.0, "{} records came twice", duplicates(&consumer));
 
+    // What is there already is taken and acked, more than is handed out ahead, also by a replica that comes now.
+    path.target.client.batch_execute("BEGIN; LOCK TABLE item").await.unwrap();
+    path.source.run("UPDATE item SET note = 'waits'").await;
+    eventually("messages wait", true, async || path.vhost.ready("crm.0") > 50).await;
+    alarm(&server, true);
+    let mut other = path.consumer();
+    ready(&other).await;
+    let since = Instant::now();
+    eventually("both have spoken", true, async || since.elapsed() > Duration::from_secs(4)).await;
+    path.target.client.batch_execute("COMMIT").await.unwrap();
+    let left = async || (0..8).map(|partition| path.vhost.ready(&format!("crm.{partition}"))).sum();
+    eventually("drained while the broker takes nothing", 0, left).await;
+    alarm(&server, false);
+    path.in_step("drained", ALL, ALL).await;
+    assert!(other.stop().success());
+
     // There already when the producer starts, and still there when it stops.
     assert!(producer.stop().success());
     alarm(&server, true);

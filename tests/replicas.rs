@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
+use syncline_shared::record::{Columns, Row, Value, partition_of};
+
 use crate::kit::config::{Folder, common, rabbitmq};
 use crate::kit::process::Service;
 use crate::kit::rabbit::Vhost;
@@ -14,6 +16,7 @@ const ITEM: &str = "CREATE TABLE item (id int PRIMARY KEY, n int NOT NULL)";
 const SHARE: &str = "[share.items]\nsource = \"desk\"\ntable = \"item\"\nqueue = \"crm\"\nkey = \"aes\"\ninteractive_only = false\ninitial = \"copy\"\n";
 /// Enough for several in each of the 8 partitions.
 const ITEMS: i64 = 64;
+const PARTITIONS: u32 = 8;
 
 /// Writes down which replica applied what; each has its name in its sessions.
 const AUDIT: &str = "
@@ -64,6 +67,19 @@ async fn owners(
     .await
 }
 
+/// How many partitions each replica has, the most first; fails when two have records of one.
+fn counts(owners: &BTreeMap<String, BTreeSet<i32>>) -> Vec<usize> {
+    let partition = |id: &i32| {
+        let mut key = Row::builder(Columns::new(["id"]));
+        key.push(Value::Number(&id.to_string()));
+        partition_of("desk", "item", &key.finish(), PARTITIONS)
+    };
+    let owned = |ids: &BTreeSet<i32>| ids.iter().map(partition).collect::<BTreeSet<_>>().len();
+    let mut counts: Vec<_> = owners.values().map(owned).collect();
+    counts.sort_unstable_by(|one, other| other.cmp(one));
+    counts
+}
+
 /// The time from `since` to the last change of owner.
 async fn moved_after(path: &Path, since: SystemTime) -> Duration {
     let moves = "SELECT max(at) FROM (SELECT at, replica, lag(replica) OVER (PARTITION BY id ORDER BY seq) AS before FROM audit) a
@@ -90,7 +106,7 @@ async fn partitions_spread_over_replicas_and_move_within_five_seconds_of_a_join_
     let mut two = start(&path, "two");
     ready(&two).await;
     let joined = SystemTime::now();
-    let shared = owners(&path, |owners| owners.len() == 2).await;
+    let shared = owners(&path, |owners| counts(owners) == [4, 4]).await;
     assert!(moved_after(&path, joined).await < MOVE);
 
     // It dies: the first one has everything again.
@@ -114,15 +130,60 @@ async fn partitions_spread_over_replicas_and_move_within_five_seconds_of_a_join_
     assert!(moved_after(&path, left).await < MOVE);
 
     // Each record changed hands once for each move of its partition, and its versions only grew.
+    assert_eq!(hands(&path).await, 3, "a partition went back and forth: it had two owners");
+    assert_eq!(steps_back(&path).await, 0);
+    assert!(two.stop().success());
+}
+
+/// How often the record that changed hands most did.
+async fn hands(path: &Path) -> i64 {
     let hands =
         "SELECT coalesce(max(moves), 0)::int8 FROM (SELECT count(*) FILTER (WHERE replica <> before) AS moves FROM
         (SELECT id, replica, lag(replica) OVER (PARTITION BY id ORDER BY seq) AS before FROM audit) a GROUP BY id) b";
-    assert_eq!(path.target.count(hands).await, 3, "a partition went back and forth: it had two owners");
+    path.target.count(hands).await
+}
+
+/// How often a version was written over a newer one.
+async fn steps_back(path: &Path) -> i64 {
     let back =
         "SELECT count(*) FROM (SELECT version, lag(version) OVER (PARTITION BY id ORDER BY seq) AS before FROM audit) a
         WHERE version <= before";
-    assert_eq!(path.target.count(back).await, 0);
-    assert!(two.stop().success());
+    path.target.count(back).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_are_even_over_three_four_and_eight_replicas() {
+    let target = format!("{ITEM}; ALTER TABLE item ADD _syncline_version uuid; {AUDIT}");
+    let path = Path::create(ITEM, &target, SHARE, "").await;
+    path.source.run(&format!("INSERT INTO item SELECT n, 0 FROM generate_series(1, {ITEMS}) n")).await;
+    let _producer = path.producer();
+    let mut replicas: Vec<Service> = (1..=4).map(|number| start(&path, &format!("replica-{number}"))).collect();
+    for replica in &replicas {
+        ready(replica).await;
+    }
+    let joined = SystemTime::now();
+    let four = owners(&path, |owners| counts(owners) == [2, 2, 2, 2]).await;
+    assert!(moved_after(&path, joined).await < MOVE);
+
+    replicas[3].kill();
+    let killed = SystemTime::now();
+    let three = owners(&path, |owners| counts(owners) == [3, 3, 2]).await;
+    assert!(moved_after(&path, killed).await < MOVE);
+    let stayed = three.iter().all(|(replica, ids)| four[replica].difference(ids).count() <= ids.len() / 2);
+    assert!(stayed, "more moved than one partition of each: {four:?} became {three:?}");
+
+    replicas.extend((4..=8).map(|number| start(&path, &format!("replica-{number}"))));
+    for replica in replicas.iter().filter(|replica| replica.id() != replicas[3].id()) {
+        ready(replica).await;
+    }
+    let joined = SystemTime::now();
+    owners(&path, |owners| counts(owners) == [1; 8]).await;
+    assert!(moved_after(&path, joined).await < MOVE);
+
+    assert_eq!(steps_back(&path).await, 0);
+    for (at, replica) in replicas.iter_mut().enumerate() {
+        assert!(at == 3 || replica.stop().success());
+    }
 }
 
 /// A second producer takes over within this time; waits that grow would be longer by then.

@@ -112,7 +112,7 @@ impl Settlement {
 /// How a consumer attaches to a partition.
 #[derive(Clone, Debug)]
 pub struct SubscribeOptions {
-    /// Names this replica; partitions are spread by hashing it (design: rendezvous hashing, no coordinator).
+    /// Names this replica among those over which the partitions are spread.
     pub replica: String,
     /// Upper bound of messages handed out and not yet settled; at least 1.
     ///
@@ -177,7 +177,8 @@ impl fmt::Debug for Confirm {
 
 /// Receives the messages of one partition, in order.
 pub trait Subscriber: Send {
-    /// Waits for the next message; `None` after the subscription was closed in good order. Cancel-safe.
+    /// Waits for the next message; `None` after the subscription was closed in good order, or when it is to be closed and
+    /// attached anew, which takes the partition over from another replica. Nothing is unsettled then. Cancel-safe.
     ///
     /// # Errors
     /// [`QueueError`]; the subscriber is of no use then, attach a new one. Unsettled deliveries come again, in order.

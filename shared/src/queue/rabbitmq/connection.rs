@@ -17,7 +17,8 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::RabbitmqConfig;
-use super::holdings::{Holder, lock};
+use super::holdings::lock;
+use super::replica::Replica;
 use crate::config::Secret;
 use crate::queue::{PublishError, QueueError, SharedQueue};
 
@@ -30,10 +31,13 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// AMQP reply code of a normal close.
 const REPLY_SUCCESS: u16 = 200;
 
-/// A server, and the connection that all but publishers share.
+/// A connection for several, made when it is needed.
+type Shared = Mutex<Option<Connection>>;
+
+/// A server, and the connections that all but publishers share.
 ///
-/// Publishers have connections of their own: a broker short of memory stops reading from those that publish, and acks
-/// must pass all the same.
+/// Publishers have connections of their own, and so has what replicas say to each other: a broker short of memory stops
+/// reading from those that publish, and acks must pass all the same.
 pub(super) struct Server {
     pub(super) config: RabbitmqConfig,
     /// `None` when the configured url is no address.
@@ -43,9 +47,10 @@ pub(super) struct Server {
     bytes_max: AtomicUsize,
     /// Shared queues that had this number of partitions: what is missing of them now was deleted.
     found: std::sync::Mutex<HashSet<SharedQueue>>,
-    /// What each replica of this process holds of each shared queue; there is one, but for tests.
-    holders: std::sync::Mutex<HashMap<(String, String), Arc<Holder>>>,
-    shared: Mutex<Option<Connection>>,
+    /// Each replica of this process of each shared queue; there is one, but for tests.
+    replicas: std::sync::Mutex<HashMap<(String, String), Arc<Replica>>>,
+    shared: Shared,
+    lines: Shared,
 }
 
 impl Server {
@@ -62,14 +67,24 @@ impl Server {
             address,
             bytes_max,
             found: std::sync::Mutex::default(),
-            holders: std::sync::Mutex::default(),
-            shared: Mutex::default(),
+            replicas: std::sync::Mutex::default(),
+            shared: Shared::default(),
+            lines: Shared::default(),
         }
     }
 
     /// Opens a channel on the shared connection, which is made, or made anew, when there is none.
     pub(super) async fn channel(&self) -> Result<OwnedChannel, QueueError> {
-        let mut shared = self.shared.lock().await;
+        self.channel_on(&self.shared, "syncline").await
+    }
+
+    /// The same on the connection over which replicas talk.
+    pub(super) async fn line(&self) -> Result<OwnedChannel, QueueError> {
+        self.channel_on(&self.lines, "replica").await
+    }
+
+    async fn channel_on(&self, shared: &Shared, name: &str) -> Result<OwnedChannel, QueueError> {
+        let mut shared = shared.lock().await;
         if let Some(connection) = shared.take_if(|connection| connection.status().connected()) {
             // The library answers with a stale error when it comes back to the number of a channel that the broker had
             // closed, so an error here says nothing about the broker. The connection lives on with its other channels.
@@ -78,7 +93,7 @@ impl Server {
                 return Ok(channel);
             }
         }
-        let connection = shared.insert(self.connect("syncline").await?);
+        let connection = shared.insert(self.connect(name).await?);
         self.channel_of(connection).await
     }
 
@@ -146,11 +161,16 @@ impl Server {
         lock(&self.found).contains(queue)
     }
 
-    /// What a replica holds of a shared queue.
-    pub(super) fn holder(&self, queue: &str, replica: &str) -> Arc<Holder> {
-        let mut holders = lock(&self.holders);
-        let holder = holders.entry((queue.to_owned(), replica.to_owned()));
-        holder.or_insert_with(|| Arc::new(Holder::new(replica))).clone()
+    /// How many partitions a shared queue had that was as configured since the start of this process.
+    pub(super) fn partitions(&self, queue: &str) -> Option<u32> {
+        lock(&self.found).iter().find(|found| found.name == queue).map(|found| found.partitions)
+    }
+
+    /// A replica of a shared queue.
+    pub(super) fn replica(&self, queue: &str, name: &str) -> Arc<Replica> {
+        let mut replicas = lock(&self.replicas);
+        let replica = replicas.entry((queue.to_owned(), name.to_owned()));
+        replica.or_insert_with(|| Arc::new(Replica::new(queue, name))).clone()
     }
 
     /// Bytes of the largest message the broker takes, as far as is known.
@@ -274,6 +294,11 @@ impl Standing {
     /// Whether both do, as far as this end knows.
     pub(super) fn stands(&self) -> bool {
         self.channel.connected() && self.connection.connected()
+    }
+
+    /// Whether the broker takes nothing on the connection.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.connection.blocked()
     }
 
     /// Waits for an answer on the channel.

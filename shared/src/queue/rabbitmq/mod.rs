@@ -1,8 +1,9 @@
 //! RabbitMQ 4: the broker for several machines. The only place that knows AMQP.
 //!
 //! A shared queue is a topic exchange `syncline.<queue>`, one quorum queue `<queue>.<partition>` per partition with a
-//! single active consumer, and `<queue>.dead`; replicas answer to `syncline.<queue>.status`. Every broken connection is replaced as a whole, by the next call that
-//! needs one; nothing is repeated behind the caller's back. Knows messages, not what they mean.
+//! single active consumer, and `<queue>.dead`; replicas talk, and answer, over `syncline.<queue>.status`. Every broken
+//! connection is replaced as a whole, by the next call that needs one; nothing is repeated behind the caller's back. Knows
+//! messages, not what they mean.
 
 mod confirms;
 mod connection;
@@ -11,6 +12,8 @@ mod holdings;
 mod link;
 mod management;
 mod publisher;
+mod replica;
+mod spread;
 mod subscriber;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,5 @@
 //! Receiving one partition.
 
-use std::hash::Hasher as _;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -8,24 +7,23 @@ use futures_util::stream::StreamExt as _;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Acker, Consumer};
-use siphasher::sip::SipHasher13;
+use tokio::time::sleep;
 
 use super::connection::{OwnedChannel, Server, Standing, topology};
 use super::holdings::{Holding, lock};
+use super::replica::{LOOK, Replica, Seat};
 use super::{partition_queue, short_name, wire};
 use crate::queue::{Delivery, QueueError, Settle, SubscribeOptions, Subscriber};
-
-/// Two replicas share a priority, and so fall back to who came first, once in a million partitions.
-const PRIORITY_MAX: u64 = 1_000_000;
 
 /// Receives one partition from RabbitMQ over a channel of its own, which is closed with it.
 pub struct RabbitMqSubscriber {
     server: Arc<Server>,
     queue: String,
+    partition: u32,
     channel: OwnedChannel,
     consumer: Consumer,
-    /// What was received and is not settled.
-    holding: Arc<Holding>,
+    replica: Arc<Replica>,
+    seat: Arc<Seat>,
 }
 
 impl RabbitMqSubscriber {
@@ -35,13 +33,28 @@ impl RabbitMqSubscriber {
         partition: u32,
         options: &SubscribeOptions,
     ) -> Result<Self, QueueError> {
-        let priority = priority(&options.replica, partition);
         let name = partition_queue(queue, partition);
-        let holder = server.holder(queue, &options.replica);
-        holder.listen(&server, queue).await;
+        let replica = server.replica(queue, &options.replica);
+        let priority = replica.priority(&server, partition).await;
         let channel = server.channel().await?;
         let consumer = consume(&server, &channel, queue, &name, options, priority).await?;
-        Ok(Self { server, queue: queue.to_owned(), channel, consumer, holding: holder.subscribe(partition) })
+        let seat = replica.sit(partition, priority);
+        Ok(Self { server, queue: queue.to_owned(), partition, channel, consumer, replica, seat })
+    }
+
+    fn delivery(&self, received: lapin::Result<lapin::message::Delivery>) -> Result<Delivery, QueueError> {
+        let delivery = received.map_err(|error| self.server.error(&self.queue, error))?;
+        lock(&self.seat.holding).insert(delivery.delivery_tag, *delivery.properties.timestamp());
+        let (message, attempts) = wire::message(&delivery.properties, delivery.redelivered, delivery.data);
+        let settle = RabbitMqSettle {
+            server: Arc::clone(&self.server),
+            queue: self.queue.clone(),
+            standing: self.channel.standing.clone(),
+            acker: delivery.acker,
+            number: delivery.delivery_tag,
+            holding: Arc::clone(&self.seat.holding),
+        };
+        Ok(Delivery::new(message, attempts, Box::new(settle)))
     }
 }
 
@@ -52,14 +65,14 @@ pub(super) async fn consume(
     queue: &str,
     name: &str,
     options: &SubscribeOptions,
-    priority: i32,
+    priority: i64,
 ) -> Result<Consumer, QueueError> {
     let failed = |error| server.error(queue, error);
     // Zero would mean no bound. Quorum queues know only the bound per consumer.
     let qos = channel.basic_qos(options.prefetch.max(1), BasicQosOptions { global: false });
     channel.standing.answer(server, qos).await?.map_err(failed)?;
     let mut arguments = FieldTable::default();
-    arguments.insert("x-priority".into(), AMQPValue::LongInt(priority));
+    arguments.insert("x-priority".into(), AMQPValue::LongLongInt(priority));
     let how = BasicConsumeOptions {
         // Not supported by RabbitMQ.
         no_local: false,
@@ -76,37 +89,30 @@ pub(super) async fn consume(
     channel.standing.answer(server, consuming).await?.map_err(failed)
 }
 
-/// The weight of a replica for a partition (rendezvous hashing): the attached replica with the greatest one is active.
-///
-/// Every replica of every version must come to the same number, so the hash and its key (zero) are fixed.
-pub(super) fn priority(replica: &str, partition: u32) -> i32 {
-    let mut hasher = SipHasher13::new();
-    hasher.write(&partition.to_be_bytes());
-    hasher.write(replica.as_bytes());
-    i32::try_from(hasher.finish() % (PRIORITY_MAX + 1)).unwrap_or_default()
-}
-
 impl Subscriber for RabbitMqSubscriber {
     async fn receive(&mut self) -> Result<Option<Delivery>, QueueError> {
-        match self.channel.standing.answer(&self.server, self.consumer.next()).await? {
-            Some(Ok(delivery)) => {
-                lock(&self.holding).insert(delivery.delivery_tag, *delivery.properties.timestamp());
-                let (message, attempts) = wire::message(&delivery.properties, delivery.redelivered, delivery.data);
-                let settle = RabbitMqSettle {
-                    server: Arc::clone(&self.server),
-                    queue: self.queue.clone(),
-                    standing: self.channel.standing.clone(),
-                    acker: delivery.acker,
-                    number: delivery.delivery_tag,
-                    holding: Arc::clone(&self.holding),
-                };
-                Ok(Some(Delivery::new(message, attempts, Box::new(settle))))
+        loop {
+            self.replica.beat();
+            tokio::select! {
+                biased;
+                received = self.channel.standing.answer(&self.server, self.consumer.next()) => {
+                    return match received? {
+                        Some(received) => self.delivery(received).map(Some),
+                        None if self.channel.status().connected() => {
+                            let problem = "the broker ended the subscription; was the queue deleted?".to_owned();
+                            Err(topology(&self.queue, problem))
+                        }
+                        None => Err(self.server.unreachable("the subscription is closed")),
+                    };
+                }
+                () = sleep(LOOK) => {}
             }
-            Some(Err(error)) => Err(self.server.error(&self.queue, error)),
-            None if self.channel.status().connected() => {
-                Err(topology(&self.queue, "the broker ended the subscription; was the queue deleted?".to_owned()))
+            // Who holds messages has the partition already, or is about to hand it over.
+            let holds_none = lock(&self.seat.holding).is_empty();
+            // On the heap, for it is large and seldom runs.
+            if holds_none && Box::pin(self.replica.is_to_take(&self.server, self.partition)).await {
+                return Ok(None);
             }
-            None => Err(self.server.unreachable("the subscription is closed")),
         }
     }
 
@@ -140,27 +146,5 @@ impl Settle for RabbitMqSettle {
                 Err(error) => Err(self.server.error(&self.queue, error)),
             }
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_priority_of_a_replica_is_the_same_in_every_version() {
-        assert_eq!(priority("consumer-1", 0), 960_508);
-        assert_eq!(priority("consumer-1", 7), 923_825);
-    }
-
-    #[test]
-    fn partitions_spread_over_replicas() {
-        let replicas = ["consumer-1", "consumer-2", "consumer-3"];
-        let mut owned = [0; 3];
-        for partition in 0..300 {
-            let active = (0..3).max_by_key(|index| priority(replicas[*index], partition)).expect("three replicas");
-            owned[active] += 1;
-        }
-        assert!(owned.iter().all(|partitions| (70..130).contains(partitions)), "{owned:?}");
     }
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::subscriber::priority;
+use super::spread::weight;
 use super::*;
 use crate::class::Class;
 use crate::envelope::{Envelope, Header};
@@ -184,15 +184,15 @@ async fn the_status_names_owner_and_unsettled_messages_with_the_management_inter
     broker.declare(&queue()).await.expect("a shared queue");
     let mut publisher = broker.publisher().await.expect("a publisher");
     publish_all(&mut publisher, &envelopes(0, 5)).await;
-    let mut names = ["left", "right"];
-    names.sort_by_key(|name| priority(name, 0));
-    let options = SubscribeOptions { prefetch: 2, ..replica(names[1]) };
+    let (left, right) = ("left", taker_of(1));
+    let options = SubscribeOptions { prefetch: 2, ..replica(left) };
     let mut owner = broker.subscriber(QUEUE, 0, &options).await.expect("a subscriber");
     let (first, _held) = (next(&mut owner).await, next(&mut owner).await);
-    let _standby = broker.subscriber(QUEUE, 0, &replica(names[0])).await.expect("a subscriber");
+    let _idle = broker.subscriber(QUEUE, 1, &options).await.expect("a subscriber");
+    let _standby = broker.subscriber(QUEUE, 0, &replica(&right)).await.expect("a subscriber");
     let status = broker.status(&queue()).await.expect("a status");
     let [busy, idle] = &status.partitions[..] else { panic!("two partitions") };
-    assert_eq!((busy.owner.as_deref(), busy.unacked, busy.standby), (Some(names[1]), Some(2), None));
+    assert_eq!((busy.owner.as_deref(), busy.unacked, busy.standby), (Some(left), Some(2), None));
     assert!(busy.oldest_seconds.is_some_and(|seconds| seconds < 60), "{busy:?}");
     assert_eq!((idle.owner.as_deref(), idle.unacked, idle.oldest_seconds), (None, None, None));
     assert!(status.untold.is_some_and(|note| note.contains("set management_url")));
@@ -206,25 +206,27 @@ async fn the_status_names_owner_and_unsettled_messages_with_the_management_inter
         status.partitions[0].unacked == Some(2) && status.partitions[0].standby == Some(1)
     })
     .await;
-    assert_eq!((status.partitions[0].owner.as_deref(), status.partitions[0].ready), (Some(names[1]), 3));
-    assert_eq!((status.partitions[1].owner.as_deref(), status.partitions[1].standby), (None, Some(0)));
+    assert_eq!((status.partitions[0].owner.as_deref(), status.partitions[0].ready), (Some(left), 3));
+    assert_eq!((status.partitions[1].owner.as_deref(), status.partitions[1].standby), (Some(left), Some(0)));
 
     // Who lost a partition to a higher priority stands by.
-    names.sort_by_key(|name| priority(name, 1));
-    let _lower = broker.subscriber(QUEUE, 1, &replica(names[0])).await.expect("a subscriber");
-    status_until(&informed_broker, |status| status.partitions[1].owner.as_deref() == Some(names[0])).await;
-    let _higher = broker.subscriber(QUEUE, 1, &replica(names[1])).await.expect("a subscriber");
+    let _taker = broker.subscriber(QUEUE, 1, &replica(&right)).await.expect("a subscriber");
     let moved = status_until(&informed_broker, |status| status.partitions[1].standby == Some(1)).await;
-    assert_eq!(moved.partitions[1].owner.as_deref(), Some(names[1]));
-    names.sort_by_key(|name| priority(name, 0));
+    assert_eq!(moved.partitions[1].owner.as_deref(), Some(right.as_str()));
     assert_eq!(status.untold, None);
 
     let away = informed("http://127.0.0.1:9".to_owned()).status(&queue()).await.expect("what AMQP tells");
     first.ack().await.expect("settled");
-    let left = broker.status(&queue()).await.expect("a status").partitions.swap_remove(0).unacked;
-    assert_eq!(left, Some(1));
-    assert_eq!((away.partitions[0].ready, away.partitions[0].owner.as_deref()), (3, Some(names[1])));
+    let unacked = broker.status(&queue()).await.expect("a status").partitions.swap_remove(0).unacked;
+    assert_eq!(unacked, Some(1));
+    assert_eq!((away.partitions[0].ready, away.partitions[0].owner.as_deref()), (3, Some(left)));
     assert!(away.untold.is_some_and(|note| note.contains("127.0.0.1:9")));
+}
+
+/// A replica that, when it comes second, takes this one of the two partitions.
+fn taker_of(partition: u32) -> String {
+    let leans = |name: &String| weight(name, partition) > weight(name, 1 - partition);
+    (0..).map(|number| format!("consumer-{number}")).find(leans).expect("half of them do")
 }
 
 #[tokio::test]
@@ -232,10 +234,9 @@ async fn a_replica_of_higher_priority_takes_over_in_order_and_without_overlap() 
     let vhost = Vhost::create();
     let broker = vhost.broker();
     broker.declare(&queue()).await.expect("a shared queue");
-    let mut names = ["consumer-1", "consumer-2"];
-    names.sort_by_key(|name| priority(name, 0));
-    let options = SubscribeOptions { prefetch: 5, ..replica(names[0]) };
+    let options = SubscribeOptions { prefetch: 5, ..replica("first") };
     let mut lower = broker.subscriber(QUEUE, 0, &options).await.expect("a subscriber");
+    let _other = broker.subscriber(QUEUE, 1, &options).await.expect("a subscriber");
     let mut publisher = broker.publisher().await.expect("a publisher");
     let envelopes = envelopes(0, 20);
     publish_all(&mut publisher, &envelopes).await;
@@ -244,7 +245,7 @@ async fn a_replica_of_higher_priority_takes_over_in_order_and_without_overlap() 
         held.push_back(next(&mut lower).await);
     }
 
-    let mut higher = broker.subscriber(QUEUE, 0, &replica(names[1])).await.expect("a subscriber");
+    let mut higher = broker.subscriber(QUEUE, 0, &replica(&taker_of(0))).await.expect("a subscriber");
     while let Some(delivery) = held.pop_front() {
         tokio::select! {
             biased;
@@ -260,13 +261,47 @@ async fn a_replica_of_higher_priority_takes_over_in_order_and_without_overlap() 
 }
 
 #[tokio::test]
+async fn a_replica_that_is_silent_keeps_its_partitions_until_it_is_gone() {
+    let vhost = Vhost::create();
+    let (broker, other) = (vhost.broker(), vhost.broker());
+    for broker in [&broker, &other] {
+        broker.declare(&queue()).await.expect("a shared queue");
+    }
+    // Never asked for a message, so it never speaks by itself.
+    let silent =
+        [other.subscriber(QUEUE, 0, &replica("silent")).await, other.subscriber(QUEUE, 1, &replica("silent")).await];
+    let first = taker_of(1);
+    // Behind the first one in partition 0.
+    let is_behind = |name: &String| weight(name, 0) < weight(&first, 0);
+    let second = (0..).map(|number| format!("second-{number}")).find(is_behind).expect("many are");
+    let mut active = broker.subscriber(QUEUE, 1, &replica(&first)).await.expect("a subscriber");
+    let mut standby = broker.subscriber(QUEUE, 0, &replica(&first)).await.expect("a subscriber");
+    let mut idle = broker.subscriber(QUEUE, 0, &replica(&second)).await.expect("a subscriber");
+    let mut poor = broker.subscriber(QUEUE, 1, &replica(&second)).await.expect("a subscriber");
+    let mut any = async || {
+        tokio::select! {
+            ended = active.receive() => ("first, 1", ended.map(|_| ())),
+            ended = standby.receive() => ("first, 0", ended.map(|_| ())),
+            ended = idle.receive() => ("second, 0", ended.map(|_| ())),
+            ended = poor.receive() => ("second, 1", ended.map(|_| ())),
+        }
+    };
+    // Longer than it takes to be taken for gone. The first one would have two partitions then, and the second none.
+    let ended = tokio::time::timeout(Duration::from_secs(4), any()).await;
+    assert!(ended.is_err(), "a partition is taken from one that is there: {ended:?}");
+    drop((silent, other));
+    let (who, ended) = within(any()).await;
+    assert!(who.starts_with("second") && ended.is_ok(), "{who}: {ended:?}");
+}
+
+#[tokio::test]
 async fn nothing_is_lost_or_reordered_when_the_server_closes_the_connections() {
     let vhost = Vhost::create();
     let broker = vhost.broker();
     broker.declare(&queue()).await.expect("a shared queue");
     let mut subscriber = broker.subscriber(QUEUE, 0, &replica("a")).await.expect("a subscriber");
     let mut publisher = broker.publisher().await.expect("a publisher");
-    let connections = vhost.connections(2).await;
+    let connections = vhost.connections(3).await;
     let closing = std::thread::spawn(move || {
         for connection in connections {
             api("DELETE", &format!("connections/{connection}"), "");
