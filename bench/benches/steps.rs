@@ -16,8 +16,12 @@ use syncline_shared::envelope::{Envelope, Route};
 use syncline_shared::record::{Action, read_lines, write_line};
 use syncline_shared::seal::{Cipher, Key, Keyring, OpenLimits, Seal, open, seal};
 
-fn main() {
-    divan::main();
+pub(crate) fn main() {
+    let words: Vec<String> = std::env::args().collect();
+    match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [_, "count", step, rounds] => count(step, rounds.parse().unwrap()),
+        _ => divan::main(),
+    }
 }
 
 const RECORDS: u32 = 250;
@@ -268,4 +272,31 @@ fn bind(bencher: Bencher) {
     let folded = fold::fold(&items);
     let columns = records.first().and_then(|record| record.data.as_ref()).unwrap().columns().len();
     bencher.bench(|| syncline_consumer::target::postgres::bench::bind(&folded, columns));
+}
+
+/// Does one of the hottest steps so many times, without a clock: `bench/instructions` counts what that takes.
+fn count(step: &str, rounds: u32) {
+    let (messages, changes, lines) = (messages(), changes(), lines());
+    let (records, table) = (read_lines(&lines).unwrap(), table());
+    let items = fold::items(&[Batch { table: &table, action: Action::Update, records: &records }]);
+    let folded = fold::fold(&items);
+    for _ in 0..rounds {
+        match step {
+            "decode" => drop(black_box(syncline_producer::source::postgres::bench::changes(
+                "incident",
+                "number",
+                messages.clone(),
+            ))),
+            "ndjson" => {
+                let mut out = Vec::with_capacity(512 * 1024);
+                for change in &changes {
+                    write_line(&mut out, &change.key, change.version, change.at, change.after.as_ref(), false);
+                }
+                drop(black_box(out));
+            }
+            "parse" => drop(black_box(read_lines(&lines).unwrap())),
+            "copy" => drop(black_box(syncline_consumer::target::postgres::bench::copy_lines(&folded))),
+            _ => panic!("no step to count is called {step}"),
+        }
+    }
 }
