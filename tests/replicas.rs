@@ -26,6 +26,11 @@ const AUDIT: &str = "
         RETURN NULL; END $$;
     CREATE TRIGGER audit AFTER INSERT OR UPDATE ON item FOR EACH ROW EXECUTE FUNCTION audit();";
 
+/// Lets every batch take a tenth of a second.
+const SLOW: &str = "
+    CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.1); RETURN NULL; END $$;
+    CREATE TRIGGER slow BEFORE INSERT ON item FOR EACH STATEMENT EXECUTE FUNCTION slow();";
+
 /// A partition must have moved within this time.
 const MOVE: Duration = Duration::from_secs(5);
 
@@ -152,7 +157,7 @@ async fn steps_back(path: &Path) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn partitions_are_even_over_three_four_and_eight_replicas() {
+async fn partitions_are_even_over_three_four_and_eight_replicas_that_work_at_once_and_in_order() {
     let target = format!("{ITEM}; ALTER TABLE item ADD _syncline_version uuid; {AUDIT}");
     let path = Path::create(ITEM, &target, SHARE, "").await;
     path.source.run(&format!("INSERT INTO item SELECT n, 0 FROM generate_series(1, {ITEMS}) n")).await;
@@ -180,9 +185,25 @@ async fn partitions_are_even_over_three_four_and_eight_replicas() {
     owners(&path, |owners| counts(owners) == [1; 8]).await;
     assert!(moved_after(&path, joined).await < MOVE);
 
+    // A target that takes its time is waited for by all eight at once.
+    replicas.remove(3);
+    let stale = |replicas: &[Service]| -> f64 {
+        replicas.iter().map(|replica| replica.metric("syncline_consumer_records_total", "outcome=\"stale\"")).sum()
+    };
+    let before = stale(&replicas);
+    path.target.run(SLOW).await;
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    eventually("batches of all partitions are applied", 8, async || {
+        path.source.run("UPDATE item SET n = n + 1").await;
+        path.target.count(waiting).await
+    })
+    .await;
+    path.in_step("all rounds", "SELECT * FROM item", "SELECT id, n FROM item").await;
+    assert_eq!(stale(&replicas), before, "a change came after a newer one");
+
     assert_eq!(steps_back(&path).await, 0);
-    for (at, replica) in replicas.iter_mut().enumerate() {
-        assert!(at == 3 || replica.stop().success());
+    for replica in &mut replicas {
+        assert!(replica.stop().success());
     }
 }
 
