@@ -8,6 +8,8 @@ use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::path::Path;
 
 use clap::ValueEnum;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use crate::cli::{Database, InitArgs, InitQueue};
 use crate::failure::Failure;
@@ -108,6 +110,7 @@ fn configuration(source: Database, queue: InitQueue, target: Database, table: &s
     let key = quoted(&key.display().to_string());
     let share: String = table.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect();
     let table = quoted(table);
+    let created = TimeZone::UTC.to_datetime(Timestamp::now()).date();
     let queue = match queue {
         InitQueue::Rabbitmq => {
             "type = \"rabbitmq\"                          # RabbitMQ 4\n\
@@ -146,6 +149,7 @@ fn configuration(source: Database, queue: InitQueue, target: Database, table: &s
 [key."1"]                                  # both ends know it by this id
 cipher = "AES256"                          # or TripleDES, AES128
 secret_file = {key}
+created = "{created}"                     # for the alert that it is old
 
 [shared_queue.records]
 partitions = 8                             # consumers that can work at once; fixed for the life of the queue

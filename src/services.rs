@@ -19,6 +19,7 @@ use syncline_producer::source::postgres::PostgresSource;
 use syncline_producer::source::sqlite::SqliteSource;
 use syncline_producer::{bulk, pipeline};
 use syncline_shared::config::QueueConfig;
+use syncline_shared::expiry::Expiry;
 use syncline_shared::health::Health;
 use syncline_shared::http;
 use syncline_shared::journal::{Journal, Journals};
@@ -27,6 +28,7 @@ use syncline_shared::queue::Broker;
 use syncline_shared::queue::embedded::Embedded;
 use syncline_shared::queue::rabbitmq::RabbitMq;
 use syncline_shared::tasks::TaskGroup;
+use syncline_shared::tls::TlsConfig;
 
 use crate::config::{Config, Env, Role, compile};
 use crate::failure::Failure;
@@ -117,6 +119,10 @@ impl Service {
 
     /// Starts the pipelines of a role.
     pub(crate) fn start(&mut self, config: &Config, load_keyring: &LoadKeyring, role: Role) -> Result<(), Failure> {
+        let expiry = Expiry::new(&self.registry)?;
+        config.keys_created.iter().for_each(|(id, created)| expiry.key(id, *created));
+        let watch = expiry.watch(certificates(config), self.tasks.stop());
+        self.tasks.spawn("expiry", watch);
         match &config.queue {
             QueueConfig::Rabbitmq(queue) => {
                 let broker = RabbitMq::new(queue.clone());
@@ -209,6 +215,23 @@ impl Service {
         }
         Ok(())
     }
+}
+
+/// The certificates of each part that connects by them.
+fn certificates(config: &Config) -> Vec<(String, TlsConfig)> {
+    let queue = match &config.queue {
+        QueueConfig::Rabbitmq(queue) => Some(("queue".to_owned(), queue.tls.clone())),
+        QueueConfig::Embedded(_) => None,
+    };
+    let sources = config.sources.iter().filter_map(|(name, source)| match source {
+        SourceConfig::Postgres(source) => Some((format!("source {name}"), source.tls.clone())),
+        SourceConfig::Sqlite(_) => None,
+    });
+    let targets = config.targets.iter().filter_map(|(name, target)| match target {
+        TargetConfig::Postgres(target) => Some((format!("target {name}"), target.tls.clone())),
+        TargetConfig::Sqlite(_) => None,
+    });
+    queue.into_iter().chain(sources).chain(targets).collect()
 }
 
 /// The shares of a source, ready to send.

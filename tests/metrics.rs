@@ -1,11 +1,13 @@
 //! `docs/operations.md` and `/metrics` name the same metrics.
 
 use std::collections::BTreeSet;
+use std::path::Path as File;
+use std::process::Command;
 
 use crate::kit::config::{Folder, embedded};
-use crate::kit::eventually;
 use crate::kit::process::Service;
 use crate::kit::rabbit::Vhost;
+use crate::kit::{eventually, service};
 use crate::postgres::Path;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -28,9 +30,15 @@ async fn every_metric_is_documented_and_nothing_else_is() {
         .filter(|line| line.starts_with("| `syncline_") || line.starts_with("| `process_"))
         // The first column may name several.
         .flat_map(|line| line.split(" | ").next().unwrap().split('`').skip(1).step_by(2))
-        // Two belong to the services run alone, one to servers that bound what they keep for a slot.
+        // Two belong to the services run alone, one to servers that bound what they keep for a slot, one to certificates.
         .filter(|name| {
-            !["syncline_producer_paused", "syncline_consumer_paused", "syncline_producer_safe_wal_bytes"].contains(name)
+            ![
+                "syncline_producer_paused",
+                "syncline_consumer_paused",
+                "syncline_producer_safe_wal_bytes",
+                "syncline_certificate_expires_timestamp_seconds",
+            ]
+            .contains(name)
         })
         .collect();
     assert_eq!(exposed, documented);
@@ -56,5 +64,15 @@ fn every_metric_an_alert_asks_for_is_documented_and_every_alert_is_tested() {
     let tests = include_str!("../deploy/prometheus/rules.test.yml");
     for alert in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
         assert!(tests.contains(&format!("alertname: {alert}\n")), "{alert} has no test that it fires");
+        assert!(tests.contains(&format!("alertname: {alert}, ")), "{alert} has no test that it does not fire");
+        assert!(documented.contains(&format!("\n#### `{alert}`")), "{alert} is not explained");
     }
+}
+
+#[test]
+fn every_alert_fires_when_it_must_and_only_then() {
+    let promtool = File::new(&service("SYNCLINE_TEST_PROMETHEUS")).join("promtool");
+    let rules = File::new(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus");
+    let test = Command::new(promtool).args(["test", "rules", "rules.test.yml"]).current_dir(rules).output().unwrap();
+    assert!(test.status.success(), "{}", String::from_utf8_lossy(&test.stderr));
 }

@@ -73,6 +73,10 @@ async fn tls_to_rabbitmq_is_verified_both_ways_and_certificates_are_read_anew() 
     let (mut producer, mut consumer) = (path.producer(), path.consumer());
     path.source.run("INSERT INTO item SELECT n, 'a' FROM generate_series(1, 200) n").await;
     path.in_step("over TLS", ALL, ALL).await;
+    for file in ["ca_file", "cert_file"] {
+        let labels = format!("file=\"{file}\",part=\"queue\"");
+        assert!(consumer.metric("syncline_certificate_expires_timestamp_seconds", &labels) > 1e9, "{file}");
+    }
     // The broker gets certificates of a new authority, and later the services do, in the files they had.
     server.stop();
     let (next, next_client) = (other.server("localhost"), &stranger);

@@ -1,5 +1,6 @@
 //! What the producer counts. `docs/operations.md` says what each metric means and when to look at it.
 
+use jiff::Timestamp;
 use prometheus::{Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use syncline_shared::metrics::{counter, gauge, seconds, timestamp};
 use syncline_shared::record::Action;
@@ -21,6 +22,7 @@ pub struct Metrics {
     lag: IntGaugeVec,
     retained: IntGaugeVec,
     room: IntGaugeVec,
+    waits: GaugeVec,
     /// Seconds from handing a message to the broker to its confirm.
     pub(crate) confirm_seconds: Histogram,
     /// Messages handed to the broker and not yet confirmed.
@@ -68,6 +70,12 @@ impl Metrics {
                 "Bytes the source's server may still write before it gives the slot's log up",
                 &["source"],
             )?,
+            waits: timestamp(
+                registry,
+                "syncline_producer_position_waits_since_timestamp_seconds",
+                "Since when changes that were read wait for the position to move past them, in seconds since 1970; else 0",
+                &["part"],
+            )?,
             confirm_seconds: seconds(
                 registry,
                 "syncline_producer_confirm_seconds",
@@ -103,6 +111,12 @@ impl Metrics {
         LogMetrics { source: source.to_owned(), lag, retained: self.retained.clone(), room: self.room.clone() }
     }
 
+    /// The gauge of a part's position.
+    #[must_use]
+    pub(crate) fn position(&self, part: &str) -> PositionMetric {
+        PositionMetric(self.waits.with_label_values(&[part]))
+    }
+
     /// Attempts to reach one system again.
     #[must_use]
     pub(crate) fn reconnects(&self, system: &str) -> IntCounter {
@@ -133,6 +147,34 @@ impl LogMetrics {
             }
         }
     }
+}
+
+/// Since when the stored position stands still although there is something to move past.
+#[derive(Clone, Debug)]
+pub(crate) struct PositionMetric(Gauge);
+
+impl PositionMetric {
+    /// Its value.
+    #[cfg(test)]
+    pub(crate) fn get(&self) -> f64 {
+        self.0.get()
+    }
+
+    /// Notes that changes were read.
+    pub(crate) fn waits(&self) {
+        if self.0.get() == 0.0 {
+            self.0.set(now());
+        }
+    }
+
+    /// Notes that the position moved, or that what was read is forgotten, and whether there is more to move past.
+    pub(crate) fn moved(&self, more: bool) {
+        self.0.set(if more { now() } else { 0.0 });
+    }
+}
+
+fn now() -> f64 {
+    Timestamp::now().as_duration().as_secs_f64()
 }
 
 /// The counters of one share.

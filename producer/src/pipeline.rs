@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use crate::batch::Ticket;
 use crate::checkpoint::Checkpoint;
 use crate::config::ProducerConfig;
-use crate::metrics::{LogMetrics, Metrics};
+use crate::metrics::{LogMetrics, Metrics, PositionMetric};
 use crate::offer::{Offers, UnfitShare};
 use crate::outlet::Outlets;
 use crate::publish::{Job, Window};
@@ -65,13 +65,15 @@ pub fn start<S: Source + 'static, B: Broker>(
             None => Ok(()),
         }
     });
+    let part = format!("{} {name}", S::WHAT);
     let reader = Reader {
         lookups: source.lookups(),
         source,
         offers: Offers::new(outlets, config.batch, config.publish.record_bytes_max),
         checkpoint: Checkpoint::default(),
         confirmed,
-        part: health.part(format!("{} {name}", S::WHAT)),
+        position: metrics.position(&part),
+        part: health.part(part),
         log: metrics.log(&name),
         reconnects: metrics.reconnects("source"),
         unstored: None,
@@ -89,6 +91,7 @@ struct Reader<S: Source> {
     confirmed: mpsc::UnboundedReceiver<Vec<Ticket>>,
     part: Part,
     log: LogMetrics,
+    position: PositionMetric,
     reconnects: IntCounter,
     /// A confirmed position the source could not store yet.
     unstored: Option<S::Position>,
@@ -121,6 +124,7 @@ impl<S: Source> Reader<S> {
                     if retry_at.take_if(|at| *at <= now).is_some() {
                         // Only now: what was on its way may have moved the position after which all is reported again.
                         self.checkpoint.forget();
+                        self.position.moved(false);
                     }
                     self.offers.close_due(now);
                     self.store().await;
@@ -196,6 +200,7 @@ impl<S: Source> Reader<S> {
 
     /// What is decided when it is to end early is sent again after the start: its poll was not decided as a whole.
     fn decide(&mut self, polled: Polled<S::Position>, ends_early: impl Fn() -> bool) -> Result<(), UnfitShare> {
+        self.position.waits();
         // Held open by one until all changes are decided, so that the position cannot move past them before.
         let poll = self.checkpoint.begin(polled.position, 1);
         for change in &polled.changes {
@@ -229,7 +234,10 @@ impl<S: Source> Reader<S> {
     async fn store(&mut self) {
         let Some(position) = &self.unstored else { return };
         match self.source.commit(position).await {
-            Ok(()) => self.unstored = None,
+            Ok(()) => {
+                self.unstored = None;
+                self.position.moved(self.checkpoint.outstanding() > 0);
+            }
             // Tried again with the next confirm or retry; until then the source only repeats itself after a restart.
             Err(error) => self.part.pause(error.class(), &error),
         }

@@ -7,6 +7,7 @@ pub mod admin;
 pub mod class;
 pub mod config;
 pub mod envelope;
+pub mod expiry;
 pub mod health;
 pub mod http;
 pub mod journal;

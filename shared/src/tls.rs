@@ -198,7 +198,8 @@ fn system_authorities() -> Result<Vec<CertificateDer<'static>>, TlsError> {
     if found.is_empty() { Err(TlsError::NoAuthorities) } else { Ok(found) }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+/// The certificates of a PEM file.
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let pem = |problem: String| TlsError::Pem { path: path.to_owned(), problem };
     CertificateDer::pem_file_iter(path)
         .map_err(|cause| pem(cause.to_string()))?

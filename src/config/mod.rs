@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use jiff::civil::Date;
 use syncline_consumer::config::{ConsumerConfig, SubscriptionConfig, TargetConfig};
 use syncline_consumer::pipeline::LoadKeyring;
 use syncline_producer::bulk::{GroupConfig, ScheduleConfig};
@@ -16,7 +17,7 @@ use syncline_producer::config::{ProducerConfig, SourceConfig};
 use syncline_producer::outlet::Destination;
 use syncline_producer::share::{SealWith, Share, ShareConfig, no_meaning};
 use syncline_shared::config::{
-    Document, FieldProblem, Places, Problems, QueueConfig, SharedQueueConfig, keyring, read_bounded,
+    Document, FieldProblem, Keys, Places, Problems, QueueConfig, SharedQueueConfig, keys, read_bounded,
 };
 use syncline_shared::queue::SharedQueue;
 use syncline_shared::seal::{Keyring, Seal};
@@ -65,6 +66,8 @@ pub(crate) struct Config {
     pub places: Places,
     pub queue: QueueConfig,
     pub keyring: Keyring,
+    /// The days on which keys were created, by their ids, where the file says so.
+    pub keys_created: BTreeMap<String, Date>,
     pub shared_queues: BTreeMap<String, SharedQueue>,
     pub producer: ProducerConfig,
     pub sources: BTreeMap<String, SourceConfig>,
@@ -107,9 +110,10 @@ impl Config {
         if !document.has("queue") {
             document.problem("queue", "the broker is needed: write [queue] with type = \"rabbitmq\" or \"embedded\"");
         }
+        let Keys { ring: keyring, created: keys_created } = keys(&mut document);
         let mut config = PartialConfig {
             queue: document.tagged("queue"),
-            keyring: keyring(&mut document),
+            keyring,
             shared_queues: SharedQueueConfig::read_all(&mut document),
             producer: document.table("producer").unwrap_or_default(),
             sources: document.tagged_tables("source"),
@@ -144,6 +148,7 @@ impl Config {
             places,
             queue,
             keyring,
+            keys_created,
             shared_queues,
             producer,
             sources,
@@ -190,7 +195,7 @@ impl Config {
         Arc::new(move || {
             let Ok(text) = read_bounded(&path, CONFIG_BYTES_MAX) else { return Keyring::default() };
             let mut document = Document::parse("", &text, &|name| env.get(name).cloned());
-            keyring(&mut document)
+            keys(&mut document).ring
         })
     }
 }

@@ -43,6 +43,7 @@ http = "127.0.0.1:0"
 [key."aes"]
 cipher = "AES256"
 secret_file = "{key}"
+created = "2024-02-29"
 [key."3des"]
 cipher = "TripleDES"
 secret_file = "{key}"

@@ -297,6 +297,27 @@ async fn the_position_moves_past_what_is_withheld_without_anything_to_confirm() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_position_that_stands_still_says_since_when_and_one_with_nothing_before_it_says_nothing() {
+    let scene = Scene::new();
+    let (since, sent) = (scene.metrics.position("source desk"), || scene.broker.sent.load(Ordering::Relaxed));
+    let (began, confirms) = (Timestamp::now().as_second(), scene.broker.hold());
+    scene.source.push((1..=3).map(|number| change(number, 1, "x")));
+    let mut waited = Vec::new();
+    let moved = async || {
+        if sent() > 0 && waited.len() < 2 {
+            waited.push(since.get());
+        }
+        if waited.len() == 2 {
+            confirms.send_replace(true);
+        }
+        scene.source.committed() == 3 && since.get() == 0.0
+    };
+    scene.run_until("moved", moved).await;
+    assert!(waited[0] >= began as f64, "{waited:?}, {began}");
+    assert_eq!(waited[0], waited[1], "it waits since the first");
+}
+
+#[tokio::test(start_paused = true)]
 async fn faults_of_the_broker_lose_nothing_and_leave_the_newest_last() {
     for seed in 0..40_u64 {
         let scene = Scene::new();

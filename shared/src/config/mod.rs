@@ -11,5 +11,5 @@ mod secret;
 pub use document::{Document, Section, Tagged};
 pub use places::Places;
 pub use problem::{FieldProblem, Problem, Problems};
-pub use queue::{KeyConfig, QueueConfig, SharedQueueConfig, keyring};
+pub use queue::{KeyConfig, Keys, QueueConfig, SharedQueueConfig, keys};
 pub use secret::{Secret, read_bounded};

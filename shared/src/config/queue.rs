@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use serde::Deserialize;
 
 use super::{Document, FieldProblem, Secret, Section, Tagged};
@@ -69,11 +72,24 @@ pub struct KeyConfig {
     pub secret: Option<Secret>,
     /// File of the secret; one line break at its end is not part of it.
     pub secret_file: Option<PathBuf>,
+    /// The day it was created, `2026-11-21`, for the metric of its age. Default: the metric does not tell it.
+    pub created: Option<Date>,
+}
+
+/// The keyring, and what the configuration says of its keys besides.
+#[derive(Clone, Debug, Default)]
+pub struct Keys {
+    /// The keys.
+    pub ring: Keyring,
+    /// The days on which keys were created, by their ids, where it says so.
+    pub created: BTreeMap<String, Date>,
 }
 
 /// Takes all keys out of a document, reporting what is wrong with them.
-pub fn keyring(document: &mut Document<'_>) -> Keyring {
-    let mut keyring = Keyring::default();
+pub fn keys(document: &mut Document<'_>) -> Keys {
+    let mut keys = Keys::default();
+    // It is tomorrow already somewhere.
+    let tomorrow = TimeZone::UTC.to_datetime(Timestamp::now()).date().tomorrow().unwrap_or(Date::MAX);
     for (id, config) in document.tables::<KeyConfig>("key") {
         let path = format!("key.{id}");
         let accepted = "accepted: TripleDES, AES128, AES256";
@@ -81,6 +97,13 @@ pub fn keyring(document: &mut Document<'_>) -> Keyring {
             document.problem(&format!("{path}.cipher"), format!("unknown cipher; {accepted}"));
             continue;
         };
+        if let Some(created) = config.created {
+            if created > tomorrow {
+                document
+                    .problem(&format!("{path}.created"), format!("{created} is yet to come; the day it was created"));
+            }
+            keys.created.insert(id.clone(), created);
+        }
         let secret = match (&config.secret, &config.secret_file) {
             (Some(_), Some(_)) => {
                 document.problem(&path, "both secret and secret_file are set; keep one");
@@ -90,14 +113,14 @@ pub fn keyring(document: &mut Document<'_>) -> Keyring {
         };
         match secret {
             Ok(Some(secret)) => match Key::derive(&id, cipher, secret.expose().as_bytes()) {
-                Ok(key) => keyring.insert(key),
+                Ok(key) => keys.ring.insert(key),
                 Err(error) => document.problem(&path, format!("{error}; make one with `syncline keys generate`")),
             },
             Ok(None) => document.problem(&path, "has no secret; set secret_file or secret"),
             Err(error) => document.problem(&format!("{path}.secret_file"), format!("cannot be read: {error}")),
         }
     }
-    keyring
+    keys
 }
 
 impl SharedQueueConfig {
@@ -117,5 +140,28 @@ impl SharedQueueConfig {
             queues.insert(name.clone(), SharedQueue { name, partitions: config.partitions.clamp(1, PARTITIONS_MAX) });
         }
         queues
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_may_say_the_day_it_was_created_and_none_that_is_yet_to_come() {
+        let key = |id: &str, created: &str| {
+            format!(
+                "[key.{id}]\ncipher = \"AES256\"\nsecret = \"correct horse battery staple\"\ncreated = \"{created}\"\n"
+            )
+        };
+        let text = [key("a", "2024-02-29"), key("b", "9000-01-01"), key("c", "2026-02-30")].concat();
+        let mut document = Document::parse("syncline.toml", &text, &|_| None);
+        let keys = keys(&mut document);
+        assert!(keys.ring.get("a").is_some());
+        assert_eq!(keys.created["a"].to_string(), "2024-02-29");
+        let problems = document.finish(&["key"]).expect_err("problems").to_string();
+        let expected = "syncline.toml:8: key.b.created: 9000-01-01 is yet to come; the day it was created\n\
+            syncline.toml:12: key.c.created: ";
+        assert!(problems.starts_with(expected), "{problems}");
     }
 }
