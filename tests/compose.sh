@@ -111,7 +111,7 @@ eventually "in step after all that" in_step
 dead=$(dc run --rm -T operator --json dead-letter list)
 [ "$(python3 -c 'import json,sys; print(len(json.loads(sys.argv[1])))' "$dead")" = 0 ] || die "dead letters: $dead"
 
-eventually "Prometheus sees every service" prometheus_says 'up' 'len(values) == 4 and min(values) == 1'
+eventually "Prometheus sees every service" prometheus_says 'up' 'len(values) == 5 and min(values) == 1'
 eventually "Prometheus knows how far behind each share is" prometheus_says 'syncline:share_lag_seconds' 'len(values) >= 1 and max(values) < 60'
 eventually "no alert fires" prometheus_says 'count(ALERTS{alertstate="firing",severity="page"}) or vector(0)' 'values == [0]'
 crash "$(dc ps -q producer)" && dc stop producer

@@ -19,6 +19,7 @@ mod examples;
 mod filters;
 mod kit;
 mod metrics;
+mod monitoring;
 mod permissions;
 mod postgres;
 mod private_broker;

@@ -4,6 +4,7 @@ pub mod certificates;
 pub mod config;
 pub mod database;
 pub mod process;
+pub mod prometheus;
 pub mod proxy;
 pub mod rabbit;
 pub mod role;
