@@ -34,7 +34,7 @@ pub(crate) enum Command {
     Consumer,
     /// Validate the configuration, then reach every system it names; reports every problem in one go
     Check,
-    /// Begin a configuration
+    /// Begin a configuration, and have an editor know it
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Ask the services of this machine whether they are ready, for health checks of containers
@@ -77,6 +77,8 @@ pub(crate) enum Command {
 pub(crate) enum ConfigCommand {
     /// Write a first configuration, with comments, and a key; asks for what is not said
     Init(InitArgs),
+    /// Print the JSON schema of configurations, by which editors complete and check them
+    Schema,
 }
 
 /// What is to be kept in step; the file is that of --config.

@@ -12,8 +12,12 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::cli::{Database, InitArgs, InitQueue};
+use crate::config::schema;
 use crate::failure::Failure;
 use crate::keys;
+
+/// The schema, beside the configuration, which names it for editors.
+const SCHEMA: &str = "syncline.schema.json";
 
 /// Asks for what the command line leaves open, then writes the configuration and a key.
 pub(crate) fn run(path: &Path, args: InitArgs) -> Result<(), Failure> {
@@ -30,11 +34,16 @@ pub(crate) fn run(path: &Path, args: InitArgs) -> Result<(), Failure> {
     if made_key {
         keys::write_secret(&key)?;
     }
+    let schema = path.with_file_name(SCHEMA);
+    if !schema.exists() {
+        write_new(&schema, &schema::text())?;
+    }
     println!(
         "Wrote {}{}.",
         path.display(),
         if made_key { format!(" and the key {}", key.display()) } else { String::new() }
     );
+    println!("An editor that knows TOML completes and checks it by {}.", schema.display());
     let variables = variables(source, queue, target);
     if !variables.is_empty() {
         println!("\nIt reads addresses and passwords from the environment:\n");
@@ -47,6 +56,11 @@ pub(crate) fn run(path: &Path, args: InitArgs) -> Result<(), Failure> {
     println!("\nThen:\n\n  syncline check{config}     # what is wrong, and what the systems lack");
     println!("  syncline up{config}        # both services; or each by itself: syncline producer, syncline consumer");
     Ok(())
+}
+
+/// Prints the schema.
+pub(crate) fn schema() -> Result<(), Failure> {
+    Ok(std::io::stdout().write_all(schema::text().as_bytes())?)
 }
 
 /// What the command line says, or what a person at the terminal answers, or the first choice.
@@ -142,7 +156,8 @@ fn configuration(source: Database, queue: InitQueue, target: Database, table: &s
         }
     };
     format!(
-        r#"# What is kept in step, from where to where. Every key: docs/configuration.md.
+        r#"#:schema ./{SCHEMA}
+# What is kept in step, from where to where. Every key: docs/configuration.md.
 
 [queue]
 {queue}

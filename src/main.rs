@@ -72,6 +72,7 @@ async fn run(cli: Cli, env: Env) -> Result<(), Failure> {
         Command::Consumer => services::run(&path, env, Role::Consumer).await,
         Command::Check => check::run(&path, &env, json).await,
         Command::Config(ConfigCommand::Init(args)) => init::run(&path, args),
+        Command::Config(ConfigCommand::Schema) => init::schema(),
         Command::Health => health::run(&path, &env, json).await,
         Command::Share(ShareCommand::List) => share::list(&path, &env, json).await,
         Command::Share(ShareCommand::Test(args)) => Box::pin(share::test(&path, &env, json, &args)).await,

@@ -31,6 +31,7 @@ mod repair;
 mod replicas;
 mod rotation;
 mod rules;
+mod schema;
 mod scripts;
 mod secrets;
 mod shares;

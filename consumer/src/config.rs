@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use syncline_shared::config::{FieldProblem, Section, Tagged};
 use syncline_shared::journal;
@@ -25,7 +26,7 @@ const DEFAULT_APPLY_RECORDS_MAX: u32 = 2000;
 const DEFAULT_PREFETCH: u16 = 16;
 
 /// `[subscription.NAME]`: which tables of a shared queue are applied, and into what.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SubscriptionConfig {
     /// The shared queue.
@@ -73,8 +74,9 @@ const fn default_prefetch() -> u16 {
 }
 
 /// `[subscription.NAME.table.TABLE]`: where one table goes.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "SubscribedTable")]
 pub struct TableConfig {
     /// The target's table; default the same name.
     pub into: Option<String>,
@@ -114,7 +116,7 @@ impl TableConfig {
 }
 
 /// What becomes of a table nobody subscribed to.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Unlisted {
     /// Its messages are set aside, and can be replayed once it is listed.
@@ -175,7 +177,7 @@ impl SubscriptionConfig {
 }
 
 /// `[consumer]`: the service itself.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConsumerConfig {
     /// Address and port of `/metrics`, `/healthz` and `/readyz`; port 0 takes a free one and logs it. Default
@@ -204,7 +206,8 @@ impl Default for ConsumerConfig {
 }
 
 /// `[target.NAME]`: a system records are applied to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(tag = "type", rename_all = "lowercase")]
 pub enum TargetConfig {
     /// A PostgreSQL database.
     Postgres(PostgresTargetConfig),

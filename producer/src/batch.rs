@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use syncline_shared::config::FieldProblem;
 use syncline_shared::record::Action;
@@ -27,7 +28,7 @@ const BEHIND_LINGERS: u32 = 10;
 pub const DEFAULT_OPEN_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// When batches close.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BatchConfig {
     /// Bytes of plaintext lines after which a batch closes; 1024 to 8388608, default 262144. Only a record that is larger

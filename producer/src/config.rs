@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use syncline_shared::config::{FieldProblem, Section, Tagged};
 use syncline_shared::journal;
@@ -14,7 +15,7 @@ use crate::source::sqlite::SqliteSourceConfig;
 use crate::source::{SessionRule, Tables};
 
 /// `[producer]`: the service itself.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProducerConfig {
     /// Address and port of `/metrics`, `/healthz` and `/readyz`; port 0 takes a free one and logs it. Default
@@ -54,7 +55,8 @@ impl ProducerConfig {
 }
 
 /// `[source.NAME]`: a system changes are read from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(tag = "type", rename_all = "lowercase")]
 pub enum SourceConfig {
     /// A PostgreSQL database, by logical replication.
     Postgres(PostgresSourceConfig),

@@ -13,6 +13,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use syncline_shared::class::Class;
 use syncline_shared::envelope::{Envelope, Route};
@@ -37,7 +38,7 @@ const SEAL_RETRY: Duration = Duration::from_secs(1);
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How far publishing runs ahead of the broker's confirms.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PublishConfig {
     /// Messages handed to the broker and not yet confirmed; 1 to 1000, default 500. Above some hundred nothing is gained.

@@ -3,6 +3,7 @@
 mod bulk;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+pub(crate) mod schema;
 mod validate;
 
 use std::collections::BTreeMap;

@@ -17,11 +17,12 @@ pub use error::ApplyError;
 use std::collections::BTreeMap;
 use std::future::Future;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use syncline_shared::record::{Action, Record, Row, Version};
 
 /// What a target does where a table or a column is missing.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SchemaMode {
     /// The partition pauses and says what to create; nothing is lost.

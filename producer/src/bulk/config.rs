@@ -1,6 +1,7 @@
 //! The settings of bulk shares: `[producer.bulk]`, `[bulk_group.NAME]`, `[schedule.NAME]`.
 
 use jiff::SignedDuration;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use syncline_shared::config::FieldProblem;
 
@@ -19,7 +20,7 @@ const PARALLEL_MAX: usize = 16;
 const DEFAULT_OVERLAP: SignedDuration = SignedDuration::from_mins(5);
 
 /// `[producer.bulk]`: how bulk shares are executed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BulkConfig {
     /// Connections one bulk share reads a table over, where the source has more than one; 1 to 16, default 2.
@@ -50,7 +51,7 @@ impl BulkConfig {
 }
 
 /// `[bulk_group.NAME]`: bulk shares that are asked for together.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GroupConfig {
     /// The shares, in the order they begin; all of one source.
@@ -85,7 +86,7 @@ impl GroupConfig {
 }
 
 /// `[schedule.NAME]`: when a share or a group is sent by itself.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScheduleConfig {
     /// The share. Either this or `group`.

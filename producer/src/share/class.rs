@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use smallvec::SmallVec;
 use syncline_shared::record::{Row, Value};
@@ -12,7 +13,7 @@ use syncline_shared::record::{Row, Value};
 use crate::source::Tables;
 
 /// Under which tables a record leaves, when the share's table is extended by others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Hierarchy {
     /// The share's own, with its columns, whatever class the record is of.

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use syncline_shared::config::{FieldProblem, Secret};
 use syncline_shared::record::Action;
@@ -25,7 +26,7 @@ use crate::source::{Lookup, OnTruncate, Tables};
 /// The rule that decides what of one table leaves, in which form, to which shared queue.
 ///
 /// Whether the source, the queue and the key it names exist is checked where the whole configuration is known.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ShareConfig {
     /// The source, by its name in `[source]`.
@@ -39,6 +40,7 @@ pub struct ShareConfig {
     pub key: Option<String>,
     /// For shares without a key: `None` (readable by anyone at the broker) or `Base64` (encoded, no less readable).
     #[serde(default)]
+    #[schemars(extend("enum" = ["None", "Base64"]))]
     pub cipher: Option<String>,
     /// The actions that leave: any of `insert`, `update`, `delete`; default all three. Rows of a copy leave whatever is
     /// said here.
@@ -139,7 +141,7 @@ pub struct ShareConfig {
 }
 
 /// An action a share may be on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ShareOn {
     /// Records that are created.
@@ -163,7 +165,7 @@ impl ShareOn {
 }
 
 /// What the subscriber gets for a record that an update takes away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnLeave {
     /// A delete.
@@ -175,7 +177,7 @@ pub enum OnLeave {
 }
 
 /// What becomes of the rows that are already there when a share starts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Initial {
     /// Nothing: only changes leave.

@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use syncline_shared::record::{Columns, Row, Value};
 use syncline_shared::seal::Pseudonyms;
@@ -12,7 +13,7 @@ use syncline_shared::seal::Pseudonyms;
 use super::columns::Last;
 
 /// What is sent instead of a column's value. Null stays null.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Mask {
     /// Null.
@@ -24,7 +25,7 @@ pub enum Mask {
 }
 
 /// A value that every record gets.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Constant {
     /// True or false.

@@ -1,6 +1,7 @@
 //! The configuration of a share's routes, `[[share.<name>.route]]`.
 
 use jiff::tz::TimeZone;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use syncline_shared::config::FieldProblem;
 
@@ -10,7 +11,7 @@ use super::filter::Filter;
 use super::route::{Route, Routes};
 
 /// One route of a share, `[[share.NAME.route]]`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RouteConfig {
     /// The records it takes, as an encoded query.
@@ -23,6 +24,7 @@ pub struct RouteConfig {
     pub key: Option<String>,
     /// `None` or `Base64`, for routes without a key.
     #[serde(default)]
+    #[schemars(extend("enum" = ["None", "Base64"]))]
     pub cipher: Option<String>,
     /// The columns that leave by it. Default: the share's.
     #[serde(default)]
@@ -30,7 +32,7 @@ pub struct RouteConfig {
 }
 
 /// Which routes a record takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RouteMatch {
     /// The first it fits.
@@ -40,7 +42,7 @@ pub enum RouteMatch {
 }
 
 /// What becomes of a record no route takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NoRoute {
     /// It goes to the share's own queue.

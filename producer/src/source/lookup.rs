@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use syncline_shared::record::Value;
 
@@ -12,7 +13,7 @@ use super::SourceError;
 pub const DISPLAY_CHARS_MAX: usize = 4096;
 
 /// Which column of which table shows what a reference refers to.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Lookup {
     /// The table, as the source writes it, with a schema or without.

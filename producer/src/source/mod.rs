@@ -24,6 +24,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use syncline_shared::record::{Action, Columns, Row, Version};
 
@@ -99,7 +100,7 @@ pub struct WatchedTable {
 
 /// What a source does when all records of a table are gone at once and no change says which: after a `TRUNCATE`, or when
 /// the table was dropped and made anew, or got another key.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnTruncate {
     /// Goes on with a warning: the old records stay in the targets.

@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of any particular source. Cannot fail: where the column was not sent, nobody can tell.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use syncline_shared::config::FieldProblem;
 use syncline_shared::record::{Row, Value};
@@ -9,7 +10,7 @@ use syncline_shared::record::{Row, Value};
 use super::Session;
 
 /// Tells persons from jobs by a column that names the user, such as `sys_updated_by`.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SessionRule {
     /// The column that names who changed the record last.

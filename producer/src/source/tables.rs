@@ -4,10 +4,11 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// One table of a source, as far as others extend it or it extends another.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TableConfig {
     /// The table it extends: each of its records is one of that table too. Default: none.
@@ -20,7 +21,7 @@ pub struct TableConfig {
 }
 
 /// The tables of a source that extend each other, by name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Tables(BTreeMap<String, TableConfig>);
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Document, FieldProblem, Secret, Section, Tagged};
@@ -18,7 +19,8 @@ use crate::seal::{Cipher, Key, Keyring};
 const PARTITIONS_MAX: u32 = 256;
 
 /// `[queue]`: the broker.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(tag = "type", rename_all = "lowercase")]
 pub enum QueueConfig {
     /// RabbitMQ, for several machines.
     Rabbitmq(RabbitmqConfig),
@@ -49,7 +51,7 @@ impl QueueConfig {
 }
 
 /// `[shared_queue.NAME]`: a queue between producer and consumer.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SharedQueueConfig {
     /// How many partitions it has, 1 to 256; fixed for the life of the queue. Default 8.
@@ -63,10 +65,11 @@ const fn default_partitions() -> u32 {
 }
 
 /// `[key.ID]`: one key of the keyring.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KeyConfig {
     /// TripleDES, AES128 or AES256.
+    #[schemars(extend("enum" = ["TripleDES", "AES128", "AES256"]))]
     pub cipher: String,
     /// The secret itself, at least 24 bytes; better kept in `secret_file`.
     pub secret: Option<Secret>,

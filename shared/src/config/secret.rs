@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -14,9 +15,9 @@ use super::FieldProblem;
 const SECRET_FILE_BYTES_MAX: u64 = 64 << 10;
 
 /// A password, key or token. `Debug` shows nothing, there is no `Display` and no `Serialize`.
-#[derive(Clone, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Deserialize, PartialEq, Eq, JsonSchema)]
 #[serde(transparent)]
-pub struct Secret(Zeroizing<String>);
+pub struct Secret(#[schemars(with = "String")] Zeroizing<String>);
 
 impl Secret {
     /// Wraps a secret text.

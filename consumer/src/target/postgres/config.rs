@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::target::SchemaMode;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use syncline_shared::config::{FieldProblem, Secret};
 use syncline_shared::postgres::PostgresAddress;
@@ -18,7 +19,7 @@ const DEFAULT_LOCK_TIMEOUT_MS: u32 = 10_000;
 const TIMEOUT_MS_MAX: u32 = i32::MAX.unsigned_abs();
 
 /// A PostgreSQL target, as configured.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PostgresTargetConfig {
     /// `postgres://user@host:port/database`; TLS is on unless the host is local or the URL says `sslmode=disable`.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::target::SchemaMode;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use syncline_shared::config::FieldProblem;
 
@@ -11,7 +12,7 @@ use syncline_shared::config::FieldProblem;
 const DEFAULT_BUSY_TIMEOUT_MS: u32 = 5_000;
 
 /// A SQLite target, as configured.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SqliteTargetConfig {
     /// The database file, on a local disk. It is put into WAL mode.

@@ -1,8 +1,10 @@
 //! What a share's configuration says of columns.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserializer, SeqAccess, Visitor, value::SeqAccessDeserializer};
 use serde::{Deserialize, Serialize};
 use syncline_shared::config::{FieldProblem, Secret};
@@ -56,6 +58,16 @@ impl<'de> Deserialize<'de> for Leaving {
             }
         }
         deserializer.deserialize_any(Either)
+    }
+}
+
+impl JsonSchema for Leaving {
+    fn schema_name() -> Cow<'static, str> {
+        "Leaving".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [generator.subschema_for::<Vec<String>>(), { "const": UPDATED }] })
     }
 }
 

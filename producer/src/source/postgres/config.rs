@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use syncline_shared::config::{FieldProblem, Secret};
 use syncline_shared::postgres::PostgresAddress;
@@ -23,7 +24,7 @@ const HEARTBEAT_INTERVAL_MS_MIN: u64 = 100;
 const NAME_BYTES_MAX: usize = 63;
 
 /// A PostgreSQL database changes are read from, by logical replication.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PostgresSourceConfig {
     /// `postgres://user@host:port/database`, one host; `?sslmode=disable` turns TLS off.

@@ -31,6 +31,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use syncline_shared::config::FieldProblem;
 use tokio::sync::watch;
@@ -46,7 +47,7 @@ use super::{Checked, Found, PollLimit, Polled, SessionRule, Source, SourceError,
 pub const DEFAULT_POLL_INTERVAL_MS: u64 = 20;
 
 /// A SQLite file changes are read from.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SqliteSourceConfig {
     /// The file; it must exist. Beside it `<path>-syncline` keeps a second producer away.

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::watch;
 
@@ -43,7 +44,7 @@ pub const DEFAULT_BYTES_MAX: u64 = 1 << 30;
 const BYTES_MAX_MIN: u64 = 1 << 20;
 
 /// Where the embedded queue is and how large it may become.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EmbeddedConfig {
     /// The file; made with its folders when missing. SQLite keeps two more files beside it (`-wal`, `-shm`).

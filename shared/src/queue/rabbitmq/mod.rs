@@ -29,6 +29,7 @@ use std::sync::Arc;
 
 use lapin::types::ShortString;
 use lapin::uri::AMQPUri;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use self::connection::Server;
@@ -44,7 +45,7 @@ pub const DEFAULT_HEARTBEAT_S: u16 = 10;
 pub const DEFAULT_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024 - 64 * 1024;
 
 /// A RabbitMQ server.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RabbitmqConfig {
     /// Where it is: `amqp://user@host:port/vhost`, or `amqps://` for TLS with verification. Ports default to 5672 and
