@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use anstream::println;
 use serde_json::json;
 use syncline_consumer::config::TargetConfig;
 use syncline_consumer::target::postgres::PostgresTarget;
@@ -18,10 +19,12 @@ use syncline_shared::config::Places;
 use syncline_shared::queue::{Broker, QueueError};
 use syncline_shared::tasks::chain;
 
+use crate::cli::DEFAULT_FILE;
 use crate::config::{Config, Env, compile};
 use crate::failure::Failure;
 use crate::fit::Fit;
 use crate::queue::{OnBroker, on_broker};
+use crate::style::{BAD, GOOD, NOTE, PLACE};
 
 /// What was found about one system.
 struct Finding {
@@ -51,19 +54,41 @@ pub(crate) async fn run(path: &Path, env: &Env, json: bool) -> Result<(), Failur
             counted(config.subscriptions.len(), "subscription")
         );
         for Finding { system, problems, notes } in &findings {
-            println!("{system}: {}", if problems.is_empty() { "ok" } else { "NOT OK" });
+            if problems.is_empty() {
+                println!("{PLACE}{system}{PLACE:#}: {GOOD}ok{GOOD:#}");
+            } else {
+                println!("{PLACE}{system}{PLACE:#}: {BAD}NOT OK{BAD:#}");
+            }
             for problem in problems {
-                println!("  - {problem}");
+                println!("  {BAD}-{BAD:#} {problem}");
             }
             for note in notes {
-                println!("  note: {note}");
+                println!("  {NOTE}note:{NOTE:#} {note}");
             }
         }
+        if bad == 0 {
+            println!("Next: {}", next(&config, path));
+        }
     }
-    match bad {
-        0 => Ok(()),
-        1 => Err(Failure::Unavailable("1 problem found.".to_owned())),
-        bad => Err(Failure::Unavailable(format!("{bad} problems found."))),
+    if bad == 0 {
+        return Ok(());
+    }
+    Err(Failure::Unavailable(format!(
+        "{} found. Mend them, then check again. A service that is started now waits at what does not work, says so in its \
+         log and at /readyz, and goes on by itself.",
+        counted(bad, "problem")
+    )))
+}
+
+/// What a person does after a check that found nothing.
+fn next(config: &Config, path: &Path) -> String {
+    let file = if path == Path::new(DEFAULT_FILE) { String::new() } else { format!(" --config {}", path.display()) };
+    match (config.shares.is_empty(), config.subscriptions.is_empty()) {
+        (false, true) => format!("syncline producer{file}"),
+        (true, _) => format!("syncline consumer{file}"),
+        (false, false) => {
+            format!("syncline up{file}, or each service by itself: syncline producer{file}, syncline consumer{file}")
+        }
     }
 }
 

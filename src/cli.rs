@@ -6,12 +6,15 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use jiff::{SignedDuration, Timestamp};
 use syncline_shared::queue::Reason;
 
+/// Where the configuration is unless said otherwise.
+pub(crate) const DEFAULT_FILE: &str = "syncline.toml";
+
 /// Keeps records in step between systems of record through sealed shared queues.
 #[derive(Debug, Parser)]
 #[command(name = "syncline", version, about, propagate_version = true, max_term_width = 100)]
 pub(crate) struct Cli {
     /// Configuration file
-    #[arg(long, global = true, env = "SYNCLINE_CONFIG", default_value = "syncline.toml", value_name = "FILE")]
+    #[arg(long, global = true, env = "SYNCLINE_CONFIG", default_value = DEFAULT_FILE, value_name = "FILE")]
     pub config: PathBuf,
     /// Print JSON, for machines
     #[arg(long, global = true)]

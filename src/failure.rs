@@ -2,8 +2,11 @@
 
 use std::process::ExitCode;
 
+use anstream::eprintln;
 use syncline_shared::config::Problems;
 use syncline_shared::tasks::chain;
+
+use crate::style::{BAD, PLACE};
 
 /// Why a command failed, in plain sentences, and its exit code.
 #[derive(Debug)]
@@ -27,9 +30,16 @@ impl Failure {
     pub(crate) fn report(&self) -> ExitCode {
         match self {
             Self::Config(problems) => {
-                eprintln!("{problems}");
+                for line in problems.to_string().lines() {
+                    let (place, text) = line.split_once(": ").unwrap_or(("", line));
+                    eprintln!("{PLACE}{place}:{PLACE:#} {text}");
+                }
                 let count = problems.list.len();
-                eprintln!("\n{count} problem{} in the configuration.", if count == 1 { "" } else { "s" });
+                let s = if count == 1 { "" } else { "s" };
+                eprintln!("\n{BAD}{count} problem{s} in the configuration.{BAD:#} No system was asked yet.");
+                eprintln!(
+                    "Every key is explained in docs/configuration.md; `syncline config schema` has an editor complete them."
+                );
                 ExitCode::from(78)
             }
             Self::NoConfig(text) => {

@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::cli::{Database, InitArgs, InitQueue};
+use crate::cli::{DEFAULT_FILE, Database, InitArgs, InitQueue};
 use crate::config::schema;
 use crate::failure::Failure;
 use crate::keys;
@@ -51,8 +51,7 @@ pub(crate) fn run(path: &Path, args: InitArgs) -> Result<(), Failure> {
             println!("  export {variable}='{example}'");
         }
     }
-    let config =
-        if path == Path::new("syncline.toml") { String::new() } else { format!(" --config {}", path.display()) };
+    let config = if path == Path::new(DEFAULT_FILE) { String::new() } else { format!(" --config {}", path.display()) };
     println!("\nThen:\n\n  syncline check{config}     # what is wrong, and what the systems lack");
     println!("  syncline up{config}        # both services; or each by itself: syncline producer, syncline consumer");
     Ok(())

@@ -20,9 +20,9 @@ mod replay;
 mod services;
 mod share;
 mod source;
+mod style;
 mod trace;
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -48,7 +48,9 @@ fn main() -> ExitCode {
         }
     };
     let env: Env = Arc::new(std::env::vars().collect());
-    log(&cli.command, &env);
+    if let Err(failure) = log(&cli.command, &env) {
+        return failure.report();
+    }
     // Sealing, opening and SQLite use the blocking threads: more of them than processors gain nothing, and each costs a
     // heap of its own.
     let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
@@ -94,7 +96,7 @@ async fn run(cli: Cli, env: Env) -> Result<(), Failure> {
 /// Sends logs to standard error: services from `info` on, commands a person waits for from `warn` on. `SYNCLINE_LOG`
 /// overrides it, as a filter such as `debug` or `syncline_producer=debug,info`; `SYNCLINE_LOG_FORMAT=json` for machines.
 /// Whatever the filter says, only this program's own lines are written.
-fn log(command: &Command, env: &Env) {
+fn log(command: &Command, env: &Env) -> Result<(), Failure> {
     let default = match command {
         Command::Up | Command::Producer | Command::Consumer => "info",
         Command::Demo(_)
@@ -112,19 +114,23 @@ fn log(command: &Command, env: &Env) {
         | Command::Completions { .. }
         | Command::Man { .. } => "error",
     };
-    let filter = env.get("SYNCLINE_LOG").map_or(default, String::as_str);
+    let filter = EnvFilter::try_new(env.get("SYNCLINE_LOG").map_or(default, String::as_str)).map_err(|error| {
+        Failure::Usage(format!("SYNCLINE_LOG is no filter: {error}; such as debug, or syncline_producer=debug,info"))
+    })?;
     // What libraries log we do not write: a statement with its values, a frame with its login.
     let ours = FilterFn::new(|metadata| metadata.target().starts_with("syncline"));
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(style::on_stderr()).with_target(false);
     let lines = match env.get("SYNCLINE_LOG_FORMAT").map(String::as_str) {
         Some("json") => lines.json().boxed(),
-        Some(_) | None => lines.boxed(),
+        Some("text") | None => lines.boxed(),
+        Some(other) => {
+            return Err(Failure::Usage(format!("SYNCLINE_LOG_FORMAT is {other:?}; accepted: text, json")));
+        }
     };
-    tracing_subscriber::registry().with(lines.with_filter(EnvFilter::new(filter).and(ours))).init();
+    tracing_subscriber::registry().with(lines.with_filter(filter.and(ours))).init();
     std::panic::set_hook(Box::new(panicked));
+    Ok(())
 }
 
 /// Says where a panic was, and its words where they were written into the program: others may quote a value.

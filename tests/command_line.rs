@@ -64,6 +64,8 @@ async fn a_first_configuration_is_written_and_works_as_it_stands() {
         .unwrap();
     let check = syncline(folder.path(), &["check"]);
     assert!(check.status.success(), "{}{}", text(&check.stdout), text(&check.stderr));
+    let next = "Next: syncline up, or each service by itself: syncline producer, syncline consumer\n";
+    assert!(text(&check.stdout).ends_with(next), "{}", text(&check.stdout));
     // Other tests run on this machine at the same time.
     let written = std::fs::read_to_string(folder.file("syncline.toml")).unwrap();
     let ports = "[producer]\nhttp = \"127.0.0.1:0\"\n[consumer]\nhttp = \"127.0.0.1:0\"\n";
@@ -174,6 +176,8 @@ async fn check_reaches_every_system_and_tells_every_problem() {
     let found = text(&output.stdout);
     assert_eq!(output.status.code(), Some(69), "{found}\n{}", text(&output.stderr));
     assert!(found.contains("queue: ok"), "{found}");
+    assert!(text(&output.stderr).contains("problems found. Mend them, then check again."), "{}", text(&output.stderr));
+    assert!(!found.contains("Next:"), "{found}");
     assert!(found.contains("share good names column colour, which table good does not have; it has id"), "{found}");
     assert!(found.contains("note: table later does not exist; its shares wait for it"), "{found}");
     assert!(found.contains("incident") && found.contains("ALTER TABLE"), "{found}");
@@ -182,6 +186,57 @@ async fn check_reaches_every_system_and_tells_every_problem() {
     assert_eq!(source.count("SELECT count(*) FROM pg_replication_slots WHERE database = current_database()").await, 0);
     assert_eq!(source.count("SELECT count(*) FROM pg_publication").await, 0);
     assert!(!folder.file("queue.db").exists());
+}
+
+/// What a command prints, on a terminal (that of `script`, one of Debian's essential tools) or into a pipe.
+fn printed(folder: &Folder, terminal: bool, env: &[(&str, &str)]) -> String {
+    let program = format!("{} check", env!("CARGO_BIN_EXE_syncline"));
+    let args = if terminal { ["script", "-qec", &program, "/dev/null"] } else { ["sh", "-c", &program, "sh"] };
+    let mut command = std::process::Command::new(args[0]);
+    command.args(&args[1..]).current_dir(folder.path());
+    command.env_remove("NO_COLOR").env_remove("CLICOLOR").env_remove("CLICOLOR_FORCE").env("TERM", "xterm");
+    let output = command.envs(env.iter().copied()).output().unwrap();
+    text(&output.stdout) + &text(&output.stderr)
+}
+
+#[test]
+fn a_check_has_colours_on_a_terminal_alone_and_not_where_they_are_not_wanted() {
+    let folder = Folder::create();
+    let init =
+        syncline(folder.path(), &["config", "init", "--source", "sqlite", "--queue", "embedded", "--target", "sqlite"]);
+    assert!(init.status.success(), "{}", text(&init.stderr));
+    let (green, red) = ("\u{1b}[32mok", "\u{1b}[1m\u{1b}[31mNOT OK");
+    let seen = printed(&folder, true, &[]);
+    assert!(seen.contains(green) && seen.contains(red), "{seen:?}");
+    assert!(printed(&folder, false, &[("CLICOLOR_FORCE", "1")]).contains(red));
+    for (terminal, env) in [(false, [].as_slice()), (true, &[("NO_COLOR", "1")]), (true, &[("CLICOLOR", "0")])] {
+        let seen = printed(&folder, terminal, env);
+        assert!(seen.contains("NOT OK") && !seen.contains('\u{1b}'), "{terminal} {env:?}: {seen:?}");
+    }
+}
+
+#[test]
+fn logs_are_of_the_form_and_the_parts_that_the_environment_says() {
+    let folder = Folder::create();
+    folder.write("syncline.toml", &format!("{}{}", embedded(&folder), common(&folder)));
+    let logged = |env: [(&str, &str); 2]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_syncline"));
+        let output = command.args(["queue", "status"]).current_dir(folder.path()).envs(env).output().unwrap();
+        (output.status.code(), text(&output.stderr))
+    };
+    // The key's file is readable by everybody, which is warned of.
+    let (code, lines) = logged([("SYNCLINE_LOG", "warn"), ("SYNCLINE_LOG_FORMAT", "json")]);
+    let line: serde_json::Value = serde_json::from_str(lines.lines().next().unwrap_or_default()).unwrap();
+    assert_eq!((code, &line["level"]), (Some(0), &"WARN".into()), "{line}");
+    assert!(line["fields"]["message"].as_str().unwrap().contains("can read this secret"), "{line}");
+    let (_, lines) = logged([("SYNCLINE_LOG", "warn"), ("SYNCLINE_LOG_FORMAT", "text")]);
+    assert!(lines.contains(" WARN every user") && !lines.contains('{'), "{lines}");
+    let (_, lines) = logged([("SYNCLINE_LOG", "syncline_producer=debug"), ("SYNCLINE_LOG_FORMAT", "text")]);
+    assert_eq!(lines, "");
+    let refused = logged([("SYNCLINE_LOG", "warn"), ("SYNCLINE_LOG_FORMAT", "yaml")]);
+    assert_eq!(refused, (Some(64), "syncline: SYNCLINE_LOG_FORMAT is \"yaml\"; accepted: text, json\n".to_owned()));
+    let (code, lines) = logged([("SYNCLINE_LOG", "syncline=loud"), ("SYNCLINE_LOG_FORMAT", "text")]);
+    assert!(code == Some(64) && lines.starts_with("syncline: SYNCLINE_LOG is no filter: "), "{lines}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
