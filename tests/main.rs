@@ -18,6 +18,7 @@ mod displays;
 mod examples;
 mod filters;
 mod kit;
+mod manifests;
 mod metrics;
 mod monitoring;
 mod permissions;

@@ -44,6 +44,10 @@ fn queries(vhost: &str) -> Vec<(String, bool, String)> {
             }
         }
     }
+    // By which Kubernetes decides how many consumers there are.
+    let adapter = include_str!("../deploy/kubernetes/prometheus-adapter.yaml");
+    let (_, query) = adapter.split_once("metricsQuery: >-\n").unwrap();
+    queries.push(("prometheus-adapter".to_owned(), true, query.to_owned()));
     queries
 }
 

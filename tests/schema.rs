@@ -40,7 +40,7 @@ fn every_configuration_fits_the_schema_and_none_with_a_misspelt_key_does() {
         .arg(folder.file("syncline.toml"))
         .arg(format!("{ROOT}/src/demo/syncline.toml"))
         .args(examples)
-        .args(configurations("deploy"))
+        .args(["deploy", "deploy/systemd", "deploy/kubernetes"].into_iter().flat_map(configurations))
         .output()
         .unwrap();
     let told = String::from_utf8_lossy(&fits.stderr);
