@@ -5,17 +5,13 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::pin;
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::Request;
 use hyper::body::Bytes;
-use hyper::client::conn::http1::handshake;
-use hyper::header::HOST;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use crate::http::client::Client;
 
 /// The service answers from memory; one that needs longer is stuck, or is no service of ours.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -42,22 +38,9 @@ pub async fn read(address: SocketAddr, path: &str) -> Result<(u16, String), io::
 }
 
 async fn ask(address: SocketAddr, path: &str) -> Result<(u16, String), io::Error> {
-    let stream = TcpStream::connect(address).await?;
-    let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    let request = Request::get(path).header(HOST, address.to_string()).body(Empty::<Bytes>::new());
-    let request = request.map_err(io::Error::other)?;
-    let answer = async {
-        let answer = sender.send_request(request).await.map_err(io::Error::other)?;
-        let status = answer.status().as_u16();
-        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(io::Error::other)?;
-        Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
-    };
-    let mut connection = pin!(connection);
-    tokio::select! {
-        biased;
-        answer = answer => answer,
-        _ = &mut connection => Err(ErrorKind::ConnectionAborted.into()),
-    }
+    let mut client = Client::reach(address).await?;
+    let (status, body) = client.ask(Request::get(path), Bytes::new(), ANSWER_BYTES_MAX).await?;
+    Ok((status.as_u16(), String::from_utf8_lossy(&body).into_owned()))
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! Shows counts, states and what became of a record by its id; never a record's key or value, a secret or a password. It has no login, so what a client can take up is
 //! bounded: how many connections there are, and how long each may last.
 
+pub mod client;
+
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::pin::Pin;
