@@ -4,8 +4,9 @@
 //! is its caller's to say; how much of an answer is read is bounded. Fails with an error that names no path and quotes no
 //! header: either may be a secret.
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, Fuse, FutureExt as _};
@@ -97,10 +98,12 @@ impl Client {
             let body = Limited::new(answer.into_body(), bytes_max).collect().await.map_err(io::Error::other)?;
             Ok((status, body.to_bytes()))
         };
+        let mut answer = pin!(answer);
         tokio::select! {
             biased;
-            answer = answer => answer,
-            () = &mut self.connection => Err(io::Error::new(ErrorKind::ConnectionAborted, "it closed the connection")),
+            answer = &mut answer => answer,
+            // It may end with the answer in hand; without one, asking fails.
+            () = &mut self.connection => answer.await,
         }
     }
 }
