@@ -16,6 +16,7 @@ use syncline_producer::source::sqlite::SqliteSource;
 use syncline_producer::source::{Lookups, Source as _, WatchedTable};
 use syncline_shared::class::Class;
 use syncline_shared::config::Places;
+use syncline_shared::notify::Receiver;
 use syncline_shared::queue::{Broker, QueueError};
 use syncline_shared::tasks::chain;
 
@@ -41,6 +42,7 @@ pub(crate) async fn run(path: &Path, env: &Env, json: bool) -> Result<(), Failur
     let mut findings = vec![on_broker(Reach, &config).await?];
     findings.extend(sources(&config).await);
     findings.extend(targets(&config).await);
+    findings.extend(receivers(&config).await);
     let bad: usize = findings.iter().map(|finding| finding.problems.len()).sum();
     if json {
         let describe = |one: &Finding| json!({ "system": one.system, "problems": one.problems, "notes": one.notes });
@@ -197,6 +199,16 @@ async fn targets(config: &Config) -> Vec<Finding> {
         };
         let problems = checked.err().unwrap_or_default().iter().map(|error| chain(error)).collect();
         findings.push(Finding { system: format!("target {name}"), problems, notes: Vec::new() });
+    }
+    findings
+}
+
+/// Those who are told of faults; nothing is sent to them.
+async fn receivers(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for receiver in config.notify.as_ref().map(Receiver::all).unwrap_or_default() {
+        let problems = receiver.check().await.err().iter().map(|error| chain(error)).collect();
+        findings.push(Finding { system: format!("notify {}", receiver.name()), problems, notes: Vec::new() });
     }
     findings
 }

@@ -60,6 +60,9 @@ pub(crate) enum Command {
     /// Look at and settle messages that were set aside
     #[command(subcommand)]
     DeadLetter(DeadLetterCommand),
+    /// Look after those who are told of faults
+    #[command(subcommand)]
+    Notify(NotifyCommand),
     /// Make keys
     #[command(subcommand)]
     Keys(KeysCommand),
@@ -360,6 +363,13 @@ fn time(text: &str) -> Result<Timestamp, String> {
     let ago = || Timestamp::now().checked_sub(text.parse::<SignedDuration>().ok()?).ok();
     let time = text.parse().ok().or_else(ago);
     time.ok_or_else(|| "a time such as 2026-11-21T08:00:00Z, or how long ago: 30m, 2h, 3days".to_owned())
+}
+
+/// What to do with those who are told of faults.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NotifyCommand {
+    /// Send a test message to each receiver, and say what became of it
+    Test,
 }
 
 /// What to do with keys.

@@ -13,6 +13,7 @@ mod health;
 mod init;
 mod keys;
 mod manual;
+mod notify;
 mod queue;
 #[cfg(test)]
 #[path = "../fuzz/replay.rs"]
@@ -31,7 +32,7 @@ use tracing_subscriber::filter::{EnvFilter, FilterExt as _, FilterFn};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::cli::{Cli, Command, ConfigCommand, KeysCommand, QueueCommand, ShareCommand, SourceCommand};
+use crate::cli::{Cli, Command, ConfigCommand, KeysCommand, NotifyCommand, QueueCommand, ShareCommand, SourceCommand};
 use crate::config::{Env, Role};
 use crate::failure::Failure;
 
@@ -86,6 +87,7 @@ async fn run(cli: Cli, env: Env) -> Result<(), Failure> {
         }
         Command::Source(SourceCommand::Resume { name }) => source::resume(&path, &env, json, &name).await,
         Command::Queue(QueueCommand::Status) => queue::status(&path, &env, json).await,
+        Command::Notify(NotifyCommand::Test) => notify::test(&path, &env, json).await,
         Command::DeadLetter(command) => Box::pin(dead_letter::run(&path, &env, json, command)).await,
         Command::Keys(KeysCommand::Generate { out }) => keys::generate(out.as_deref()),
         Command::Completions { shell } => manual::completions(shell),
@@ -110,6 +112,7 @@ fn log(command: &Command, env: &Env) -> Result<(), Failure> {
         | Command::Source(_)
         | Command::Queue(_)
         | Command::DeadLetter(_)
+        | Command::Notify(_)
         | Command::Keys(_)
         | Command::Completions { .. }
         | Command::Man { .. } => "error",

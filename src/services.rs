@@ -24,6 +24,7 @@ use syncline_shared::health::Health;
 use syncline_shared::http;
 use syncline_shared::journal::{Journal, Journals};
 use syncline_shared::metrics;
+use syncline_shared::notify;
 use syncline_shared::queue::Broker;
 use syncline_shared::queue::embedded::Embedded;
 use syncline_shared::queue::rabbitmq::RabbitMq;
@@ -60,6 +61,7 @@ pub(crate) async fn run(path: &Path, env: Env, role: Role) -> Result<(), Failure
     service.keep_journals(&config, role);
     service.listen(listen).await?;
     service.start(&config, &load_keyring, role)?;
+    service.notify(&config)?;
     service.tasks.run(pending(), Duration::from_millis(grace_ms)).await.map_err(|error| Failure::other(&error))?;
     tracing::info!("stopped: everything in flight is settled and the position is stored");
     Ok(())
@@ -115,6 +117,14 @@ impl Service {
         let serve = http::serve(listener, registry, health, journals, self.tasks.stop());
         self.tasks.spawn("http", serve);
         Ok(())
+    }
+
+    /// Has those told of faults whom the configuration names.
+    fn notify(&mut self, config: &Config) -> Result<(), Failure> {
+        match &config.notify {
+            Some(notify) => Ok(notify::start(&mut self.tasks, notify, self.name, &self.health, &self.registry)?),
+            None => Ok(()),
+        }
     }
 
     /// Starts the pipelines of a role.

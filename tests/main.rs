@@ -24,6 +24,7 @@ mod monitoring;
 mod permissions;
 mod postgres;
 mod private_broker;
+mod private_notify;
 mod private_servers;
 mod private_source;
 mod private_tls_postgres;

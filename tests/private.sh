@@ -1,7 +1,7 @@
 # Servers of one test's own: to kill, freeze, fill up and start with settings that would disturb others. Part of
 # tests/services, which knows how to run a server; called by tests/kit/server.rs.
 #
-#   tests/services private make postgres|rabbitmq NAME [DISK]   prints its folder, url and api, one `name=value` a line
+#   tests/services private make postgres|rabbitmq|smtp NAME [DISK]   prints its folder, url and api, one `name=value` a line
 #   tests/services private start NAME [SETTING ...]             starts it and waits until it answers; again after a stop
 #   tests/services private stop|kill|freeze|thaw|remove NAME    SIGINT or SIGTERM | SIGKILL | SIGSTOP | SIGCONT
 #   tests/services private run NAME COMMAND ...                 psql, rabbitmqctl, openssl ... as the server's user
@@ -9,6 +9,9 @@
 # A SETTING is `name=value` for PostgreSQL and a line of rabbitmq.conf for RabbitMQ; ports and data stay the same through
 # restarts. The server sees FOLDER/data as /data and owns what is in it. DISK (`64m`) is the size of a file system of its
 # own at /data/small, for a tablespace that is to run full.
+# smtp is a mail server (OpenSMTPD) with TLS: `url` takes it from the first byte, `api` by STARTTLS. It wants the files
+# cert.pem and key.pem in FOLDER/data, lets the user syncline_test log in, and keeps all mails in FOLDER/data/mail/new.
+# It has one spool, so there is one at a time.
 # The names of two RabbitMQ nodes of one cluster are NAME@localhost; the cookie is the same for all.
 #
 # They come from the Debian root alone, whatever the shared services come from. A server whose maker (the process that
@@ -40,6 +43,7 @@ make_private() { # KIND NAME [DISK]
   case $kind in
     postgres) copy_postgres ;;
     rabbitmq) mkdir "$here/data/rabbitmq" && printf %s "$secret" >"$here/data/rabbitmq/.erlang.cookie" ;;
+    smtp) install_smtp && mkdir "$here/data/mail" ;;
   esac
   choose_private "$name"
   own_data
@@ -62,6 +66,15 @@ copy_postgres() {
   here=$there
 }
 
+# The one server only few tests need; a root that was built without it gets it here.
+install_smtp() {
+  [ -x "$root/usr/sbin/smtpd" ] && return
+  say "installing OpenSMTPD into the Debian root, once"
+  inside root sh -c 'apt-get update -qq -o Acquire::Retries=3 && DEBIAN_FRONTEND=noninteractive \
+    apt-get install -qq -y --no-install-recommends -o Acquire::Retries=3 opensmtpd' >"$state/log/smtp.log" 2>&1 ||
+    { tail "$state/log/smtp.log" >&2; die "OpenSMTPD could not be installed"; }
+}
+
 # Sets `here`, `kind`, `node`, ports and urls to those of a private server.
 choose_private() {
   here=$state/private/$1 node=$1
@@ -74,6 +87,7 @@ choose_private() {
   case $kind in
     postgres) urls=("postgres://$me:$postgres_port/postgres") ;;
     rabbitmq) urls=("amqp://$me:$amqp_port/%2f" "http://$me:$api_port") ;;
+    smtp) urls=("smtps://$me:$amqp_port" "smtp://$me:$api_port") ;;
   esac
 }
 
@@ -82,6 +96,7 @@ own_data() {
   case $kind in
     postgres) inside root chown -R postgres: /data ;;
     rabbitmq) chmod 400 "$here/data/rabbitmq/.erlang.cookie"; inside root chown -R rabbitmq: /data ;;
+    smtp) inside root chown -R root: /data; inside root chown -R nobody: /data/mail ;;
   esac
 }
 
@@ -98,11 +113,30 @@ start_private() { # [SETTING ...]
       start_epmd
       rabbitmq_settings=("$@")
       start_rabbitmq ;;
+    smtp) start_smtp ;;
   esac
-  question=(ask "${urls[@]}")
+  case $kind in
+    smtp) question=(greets "$api_port") ;;
+    *) question=(ask "${urls[@]}") ;;
+  esac
   await $patience servers_run && return
   tail -n 30 "$here/log/$kind.log" >&2 || true
   die "private server $node did not come up: $why"
+}
+
+start_smtp() {
+  inside root smtpctl encrypt "$secret" | sed 's/^/syncline_test:/' >"$here/data/users"
+  cat >"$here/data/smtpd.conf" <<C
+pki test cert "/data/cert.pem"
+pki test key "/data/key.pem"
+table users file:/data/users
+table anyone { "@" = nobody }
+listen on 127.0.0.1 port $amqp_port smtps pki test auth <users>
+listen on 127.0.0.1 port $api_port tls-require pki test auth <users>
+action keep maildir "/data/mail" virtual <anyone>
+match from auth for any action keep
+C
+  serve smtp root smtpd -d -f /data/smtpd.conf
 }
 
 start_epmd() {
@@ -165,6 +199,7 @@ discard_private() {
   [ -d "$here" ] || return 0
   stop postgres KILL
   stop rabbitmq KILL
+  stop smtp KILL
   while mountpoint -q "$here/data/small"; do umount "$here/data/small"; done
   rm -rf "$here"
 }

@@ -157,11 +157,15 @@ impl<S: Source> Reader<S> {
                             }
                         }
                         Err(error) => {
-                            self.part.pause(error.class(), &error);
-                            self.reconnects.inc();
                             // A stand-by is not kept waiting by how long it has waited.
-                            let stands_by = matches!(error, SourceError::Taken { .. });
-                            let wait = if stands_by { STAND_BY_INTERVAL } else { backoff.next_wait() };
+                            let wait = if matches!(error, SourceError::Taken { .. }) {
+                                self.part.stand_by(&error);
+                                STAND_BY_INTERVAL
+                            } else {
+                                self.part.pause(error.class(), &error);
+                                backoff.next_wait()
+                            };
+                            self.reconnects.inc();
                             retry_at = Some(Instant::now() + wait);
                         }
                     }

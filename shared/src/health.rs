@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use jiff::Timestamp;
 use prometheus::{IntGauge, IntGaugeVec, Registry};
 
 use crate::class::Class;
@@ -16,7 +17,7 @@ use crate::tasks::chain;
 /// Why parts of a service are paused. Cheap to clone; the service is ready while nothing is paused.
 #[derive(Clone, Debug)]
 pub struct Health {
-    paused: Arc<Mutex<BTreeMap<Name, Fault>>>,
+    paused: Arc<Mutex<BTreeMap<Name, Pause>>>,
     gauge: IntGaugeVec,
 }
 
@@ -27,11 +28,27 @@ struct Name {
     partition: Option<u32>,
 }
 
+/// What keeps parts of a service from working; partitions that meet the same fault are one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The parts, as people call them.
+    pub part: String,
+    /// Why, and what to do.
+    pub reason: String,
+    /// Since when the first of them is paused.
+    pub since: Timestamp,
+    /// Whether it is none: the part waits for its turn.
+    pub stands_by: bool,
+}
+
 #[derive(Clone, Debug)]
-struct Fault {
+struct Pause {
     /// What makes two faults of a group the same. The causes of a transient one vary from attempt to attempt.
     key: String,
     reason: String,
+    /// Since when the part is paused, for whatever reason.
+    since: Timestamp,
+    stands_by: bool,
 }
 
 impl Health {
@@ -67,21 +84,31 @@ impl Health {
     /// The paused parts with their reasons; partitions paused by the same fault are one entry.
     #[must_use]
     pub fn paused(&self) -> BTreeMap<String, String> {
-        let mut faults: BTreeMap<(String, String), (String, Vec<u32>)> = BTreeMap::new();
-        for (name, fault) in &*self.lock() {
-            let same = faults.entry((name.group.clone(), fault.key.clone()));
-            let (_, partitions) = same.or_insert_with(|| (fault.reason.clone(), Vec::new()));
+        self.faults().into_iter().map(|Fault { part, reason, .. }| (part, reason)).collect()
+    }
+
+    /// What is paused, why and since when.
+    #[must_use]
+    pub fn faults(&self) -> Vec<Fault> {
+        let mut faults: BTreeMap<(String, String), (Pause, Vec<u32>)> = BTreeMap::new();
+        for (name, pause) in &*self.lock() {
+            let same = faults.entry((name.group.clone(), pause.key.clone()));
+            let (first, partitions) = same.or_insert_with(|| (pause.clone(), Vec::new()));
+            first.since = first.since.min(pause.since);
             partitions.extend(name.partition);
         }
-        let listed = |((group, _), (reason, partitions)): (_, (String, Vec<u32>))| match partitions.as_slice() {
-            [] => (group, reason),
-            [one] => (format!("{group} partition {one}"), reason),
-            several => (format!("{group} partitions {}", ranges(several)), reason),
+        let listed = |((group, _), (Pause { reason, since, stands_by, .. }, partitions)): (_, (Pause, Vec<u32>))| {
+            let part = match partitions.as_slice() {
+                [] => group,
+                [one] => format!("{group} partition {one}"),
+                several => format!("{group} partitions {}", ranges(several)),
+            };
+            Fault { part, reason, since, stands_by }
         };
         faults.into_iter().map(listed).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, Fault>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, Pause>> {
         self.paused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -107,6 +134,15 @@ pub struct Part {
 impl Part {
     /// Says that the part is paused by a fault; logged when the fault is new to the part and its like.
     pub fn pause(&self, class: Class, fault: &(dyn Error + 'static)) {
+        self.paused(class, fault, false);
+    }
+
+    /// The same for a part that waits for its turn: it is not ready, and nobody has to do anything about it.
+    pub fn stand_by(&self, why: &(dyn Error + 'static)) {
+        self.paused(Class::Transient, why, true);
+    }
+
+    fn paused(&self, class: Class, fault: &(dyn Error + 'static), stands_by: bool) {
         let reason = chain(fault);
         let key = match class {
             Class::Transient => fault.to_string(),
@@ -114,7 +150,8 @@ impl Part {
         };
         let mut paused = self.health.lock();
         let known = self.shares(&paused, &key);
-        paused.insert(self.name.clone(), Fault { key, reason: reason.clone() });
+        let since = paused.get(&self.name).map_or_else(Timestamp::now, |was| was.since);
+        paused.insert(self.name.clone(), Pause { key, reason: reason.clone(), since, stands_by });
         drop(paused);
         self.gauge.set(1);
         if known {
@@ -142,7 +179,7 @@ impl Part {
     }
 
     /// Whether a part of this group is paused by this fault.
-    fn shares(&self, paused: &BTreeMap<Name, Fault>, key: &str) -> bool {
+    fn shares(&self, paused: &BTreeMap<Name, Pause>, key: &str) -> bool {
         let first = Name { group: self.name.group.clone(), partition: None };
         let group = paused.range(first..).take_while(|(name, _)| name.group == self.name.group);
         group.map(|(_, fault)| &fault.key).any(|other| other == key)
@@ -180,6 +217,9 @@ mod tests {
         let source = health.part("source servicedesk".to_owned());
         source.pause(Class::Systemic, &std::io::Error::other("no slot"));
         assert_eq!(health.paused().into_values().collect::<Vec<_>>(), ["no slot"]);
+        let since = health.faults()[0].since;
+        source.pause(Class::Systemic, &std::io::Error::other("no publication"));
+        assert_eq!(health.faults()[0].since, since, "it has been paused all the time");
         source.works();
         assert!(health.paused().is_empty());
         source.pause(Class::Transient, &std::io::Error::other("gone"));

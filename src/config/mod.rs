@@ -20,6 +20,7 @@ use syncline_producer::share::{SealWith, Share, ShareConfig, no_meaning};
 use syncline_shared::config::{
     Document, FieldProblem, Keys, Places, Problems, QueueConfig, SharedQueueConfig, keys, read_bounded,
 };
+use syncline_shared::notify::NotifyConfig;
 use syncline_shared::queue::SharedQueue;
 use syncline_shared::seal::{Keyring, Seal};
 
@@ -30,7 +31,7 @@ pub(crate) type Env = Arc<BTreeMap<String, String>>;
 
 const PRODUCER_TABLES: [&str; 5] = ["producer", "source", "share", "bulk_group", "schedule"];
 const CONSUMER_TABLES: [&str; 3] = ["consumer", "target", "subscription"];
-const TABLES: [&str; 11] = [
+const TABLES: [&str; 12] = [
     "queue",
     "key",
     "shared_queue",
@@ -42,6 +43,7 @@ const TABLES: [&str; 11] = [
     "consumer",
     "target",
     "subscription",
+    "notify",
 ];
 
 /// Room for thousands of tables; reading takes some time for each key.
@@ -78,6 +80,8 @@ pub(crate) struct Config {
     pub consumer: ConsumerConfig,
     pub targets: BTreeMap<String, TargetConfig>,
     pub subscriptions: BTreeMap<String, SubscriptionConfig>,
+    /// Who is told of faults; nobody when it is absent.
+    pub notify: Option<NotifyConfig>,
 }
 
 impl Config {
@@ -108,6 +112,9 @@ impl Config {
         if !matches!(role, Role::Consumer | Role::Both) {
             document.ignore(&CONSUMER_TABLES);
         }
+        if role == Role::Queue {
+            document.ignore(&["notify"]);
+        }
         if !document.has("queue") {
             document.problem("queue", "the broker is needed: write [queue] with type = \"rabbitmq\" or \"embedded\"");
         }
@@ -124,6 +131,7 @@ impl Config {
             consumer: document.table("consumer").unwrap_or_default(),
             targets: document.tagged_tables("target"),
             subscriptions: document.tables("subscription"),
+            notify: NotifyConfig::read(&mut document),
         };
         for share in config.shares.values_mut() {
             share.tables = config.sources.get(&share.source).map(|source| source.tables().clone()).unwrap_or_default();
@@ -143,6 +151,7 @@ impl Config {
             consumer,
             targets,
             subscriptions,
+            notify,
         } = config;
         let Some(queue) = queue else { unreachable!("its absence or its fault was reported") };
         Ok(Self {
@@ -159,6 +168,7 @@ impl Config {
             consumer,
             targets,
             subscriptions,
+            notify,
         })
     }
 
@@ -214,6 +224,7 @@ struct PartialConfig {
     consumer: ConsumerConfig,
     targets: BTreeMap<String, TargetConfig>,
     subscriptions: BTreeMap<String, SubscriptionConfig>,
+    notify: Option<NotifyConfig>,
 }
 
 fn read(path: &Path) -> Result<String, Failure> {

@@ -3,6 +3,7 @@
 pub mod certificates;
 pub mod config;
 pub mod database;
+pub mod listener;
 pub mod process;
 pub mod prometheus;
 pub mod proxy;

@@ -8,13 +8,13 @@ use std::process::{Command, Output};
 
 use super::unique;
 
-/// RabbitMQ or PostgreSQL of its own, removed at the end. Ports and data stay the same through kills and starts.
+/// RabbitMQ, PostgreSQL or a mail server of its own, removed at the end. Ports and data stay the same through kills and starts.
 pub struct PrivateServer {
     /// Its name; a RabbitMQ node is `<name>@localhost`.
     pub name: String,
-    /// `postgres://..` or `amqp://..`, for an administrator.
+    /// `postgres://..` or `amqp://..`, for an administrator; `smtps://..`.
     pub url: String,
-    /// `http://..` of RabbitMQ's management; empty for PostgreSQL.
+    /// `http://..` of RabbitMQ's management, `smtp://..` with STARTTLS; empty for PostgreSQL.
     pub api: String,
     folder: PathBuf,
     settings: Vec<String>,
@@ -31,7 +31,7 @@ impl PrivateServer {
         Self::make("rabbitmq", "")
     }
 
-    /// `postgres` or `rabbitmq` with a file system of this size (`64m`) at `/data/small`; not started yet.
+    /// `postgres`, `rabbitmq` or `smtp` with a file system of this size (`64m`) at `/data/small`; not started yet.
     pub fn make(kind: &str, disk: &str) -> Self {
         let name = unique(kind);
         let made = call(&["make", kind, &name, disk]);

@@ -29,7 +29,7 @@ struct Place {
 }
 
 /// Keys whose value is the path of a secret.
-const SECRET_FILES: [&str; 4] = ["secret_file", "password_file", "key_file", "mask_secret_file"];
+const SECRET_FILES: [&str; 5] = ["secret_file", "password_file", "key_file", "mask_secret_file", "token_file"];
 
 /// One table of the file, not read yet.
 pub struct Section<'d, 't> {
@@ -308,15 +308,18 @@ impl<'t> Section<'_, 't> {
 
 /// Takes out the innermost key whose name or value covers this place of the file; its dotted path.
 fn remove_at(table: &mut DeTable<'_>, at: usize) -> Option<String> {
+    // What stands under a header of its own is not covered by the tables around it.
+    for (key, value) in table.iter_mut() {
+        if let DeValue::Table(inner) = value.get_mut()
+            && let Some(place) = remove_at(inner, at)
+        {
+            return Some(format!("{}.{place}", key.get_ref()));
+        }
+    }
     let name = table
         .iter()
         .find(|(key, value)| key.span().contains(&at) || value.span().contains(&at))
         .map(|(key, _)| key.get_ref().to_string())?;
-    if let Some(DeValue::Table(inner)) = table.get_mut(name.as_str()).map(Spanned::get_mut)
-        && let Some(place) = remove_at(inner, at)
-    {
-        return Some(format!("{name}.{place}"));
-    }
     table.remove(name.as_str());
     Some(name)
 }

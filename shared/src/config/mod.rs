@@ -7,9 +7,11 @@ mod places;
 mod problem;
 mod queue;
 mod secret;
+mod span;
 
 pub use document::{Document, Section, Tagged};
 pub use places::Places;
 pub use problem::{FieldProblem, Problem, Problems};
 pub use queue::{KeyConfig, Keys, QueueConfig, SharedQueueConfig, keys};
 pub use secret::{Secret, read_bounded};
+pub use span::Span;
