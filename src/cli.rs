@@ -60,6 +60,9 @@ pub(crate) enum Command {
     /// Look at and settle messages that were set aside
     #[command(subcommand)]
     DeadLetter(DeadLetterCommand),
+    /// Look at what the running services do
+    #[command(subcommand)]
+    Job(JobCommand),
     /// Look after those who are told of faults
     #[command(subcommand)]
     Notify(NotifyCommand),
@@ -363,6 +366,13 @@ fn time(text: &str) -> Result<Timestamp, String> {
     let ago = || Timestamp::now().checked_sub(text.parse::<SignedDuration>().ok()?).ok();
     let time = text.parse().ok().or_else(ago);
     time.ok_or_else(|| "a time such as 2026-11-21T08:00:00Z, or how long ago: 30m, 2h, 3days".to_owned())
+}
+
+/// What to do with jobs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobCommand {
+    /// List what each part of the running services does: works, rests until its next time, stands by, or is paused and why
+    List,
 }
 
 /// What to do with those who are told of faults.

@@ -11,6 +11,7 @@ mod failure;
 mod fit;
 mod health;
 mod init;
+mod job;
 mod keys;
 mod manual;
 mod notify;
@@ -32,7 +33,9 @@ use tracing_subscriber::filter::{EnvFilter, FilterExt as _, FilterFn};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::cli::{Cli, Command, ConfigCommand, KeysCommand, NotifyCommand, QueueCommand, ShareCommand, SourceCommand};
+use crate::cli::{
+    Cli, Command, ConfigCommand, JobCommand, KeysCommand, NotifyCommand, QueueCommand, ShareCommand, SourceCommand,
+};
 use crate::config::{Env, Role};
 use crate::failure::Failure;
 
@@ -87,6 +90,7 @@ async fn run(cli: Cli, env: Env) -> Result<(), Failure> {
         }
         Command::Source(SourceCommand::Resume { name }) => source::resume(&path, &env, json, &name).await,
         Command::Queue(QueueCommand::Status) => queue::status(&path, &env, json).await,
+        Command::Job(JobCommand::List) => job::list(&path, &env, json).await,
         Command::Notify(NotifyCommand::Test) => notify::test(&path, &env, json).await,
         Command::DeadLetter(command) => Box::pin(dead_letter::run(&path, &env, json, command)).await,
         Command::Keys(KeysCommand::Generate { out }) => keys::generate(out.as_deref()),
@@ -112,6 +116,7 @@ fn log(command: &Command, env: &Env) -> Result<(), Failure> {
         | Command::Source(_)
         | Command::Queue(_)
         | Command::DeadLetter(_)
+        | Command::Job(_)
         | Command::Notify(_)
         | Command::Keys(_)
         | Command::Completions { .. }

@@ -215,3 +215,18 @@ async fn columns_are_masked_and_leave_in_part_and_a_script_changes_them() {
     eventually("who left", 199, async || crm.count("SELECT count(*) FROM contact").await).await;
     assert!(up.stop().success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_work_at_their_times_and_rest_in_between() {
+    let (folder, (desk, crm)) = (Folder::create(), databases().await);
+    let text = std::fs::read_to_string(format!("{ROOT}/config/jobs.toml")).unwrap();
+    // Nobody waits a quarter of an hour for a test.
+    let text = own_slot(&text, &desk).replace("\"15m\"", "\"2s\"");
+    let config = folder.write("syncline.toml", &format!("{text}\n[producer]\nhttp = \"127.0.0.1:0\"\n"));
+    let mut up = Service::start_with(folder.path(), "up", &config, &env(&folder, &desk, &crm, None));
+    eventually("the copy", 200, async || crm.count("SELECT count(*) FROM contact").await).await;
+    eventually("it rests", true, async || up.metric("syncline_up_resting", "subscription crm") > 0.0).await;
+    desk.run("DELETE FROM sys_user WHERE user_name = 'user.7'").await;
+    eventually("the delete", 199, async || crm.count("SELECT count(*) FROM contact").await).await;
+    assert!(up.stop().success());
+}

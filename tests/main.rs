@@ -17,6 +17,7 @@ mod demo;
 mod displays;
 mod examples;
 mod filters;
+mod jobs;
 mod kit;
 mod manifests;
 mod metrics;

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use syncline_shared::config::{FieldProblem, Section, Tagged};
+use syncline_shared::config::{FieldProblem, Section, Span, Tagged};
 use syncline_shared::journal;
+use syncline_shared::pace::Pace;
 use syncline_shared::script::{DEFAULT_SCRIPT_MS_MAX, SCRIPT_MS_MAX, Script, SyntaxError};
 use syncline_shared::seal::OpenLimits;
 
@@ -33,6 +34,13 @@ pub struct SubscriptionConfig {
     pub queue: String,
     /// The target.
     pub target: String,
+    /// From one time the queue is received to the next, `15m`; 1s to 24h. Default: it is received all the time.
+    #[serde(default)]
+    pub interval: Option<Span>,
+    /// How long to wait before the target is tried again when it takes no more for now, `5m`; 1s to 15m. Default: growing
+    /// waits of up to 10 s.
+    #[serde(default)]
+    pub delay: Option<Span>,
     /// `[subscription.NAME.table.TABLE]`: where each table goes. Without any, every table goes under its own name.
     #[serde(default)]
     pub table: BTreeMap<String, TableConfig>,
@@ -143,7 +151,14 @@ impl SubscriptionConfig {
         if !(1..=1000).contains(&self.prefetch) {
             problems.push(("prefetch", format!("{} is out of range; 1 to 1000", self.prefetch)));
         }
+        problems.extend(self.pace().validate());
         problems
+    }
+
+    /// When the queue is received.
+    #[must_use]
+    pub const fn pace(&self) -> Pace {
+        Pace { interval: self.interval, delay: self.delay }
     }
 
     /// What the subscription accepts of a sealed body.

@@ -12,8 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use jiff::Timestamp;
 use syncline_shared::class::Class;
 use syncline_shared::health::{Health, Part};
+use syncline_shared::pace::Shift;
 use syncline_shared::queue::{Broker, QueueError, SharedQueue, SubscribeOptions, Subscriber};
 use syncline_shared::retry::Backoff;
 use syncline_shared::script::SyntaxError;
@@ -153,14 +155,28 @@ impl<B: Broker, T: Target> Partition<B, T> {
                 }
                 Some(Err(error)) => Err(error),
             };
-            if let Err(error) = ended {
-                self.part.pause(error.class(), &error);
-                cured_by_attaching = !matches!(error, QueueError::Park(_));
-                self.metrics.reconnects("queue").inc();
-                stop.or(backoff.wait()).await;
+            match ended {
+                Ok(Left::Done) => self.rest(&mut stop).await,
+                Ok(Left::Closed) => {}
+                Err(error) => {
+                    self.part.pause(error.class(), &error);
+                    cured_by_attaching = !matches!(error, QueueError::Park(_));
+                    self.metrics.reconnects("queue").inc();
+                    stop.or(backoff.wait()).await;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Waits for the next time of a job that has done what there was. Nothing is received and held meanwhile: a broker does
+    /// not wait for ever, and another replica may have it.
+    async fn rest(&mut self, stop: &mut Stop) {
+        let now = Timestamp::now();
+        let Some(until) = self.config.pace().next_begin(now) else { return };
+        self.part.rests(until);
+        stop.or(tokio::time::sleep(until.duration_since(now).unsigned_abs())).await;
+        self.part.works();
     }
 
     /// Declares the shared queue, which mends one that was deleted, and attaches to the partition.
@@ -169,15 +185,20 @@ impl<B: Broker, T: Target> Partition<B, T> {
         self.broker.subscriber(&self.queue.name, self.rules.partition, &self.options).await
     }
 
-    /// Works on one subscription until it ends. Receives and opens the next group while one is applied.
-    async fn follow(&mut self, subscriber: &mut B::Subscriber, stop: &mut Stop) -> Result<(), QueueError> {
+    /// Works on one subscription until it ends, or there is nothing more to do for a job that rests. Receives and opens the
+    /// next group while one is applied.
+    async fn follow(&mut self, subscriber: &mut B::Subscriber, stop: &mut Stop) -> Result<Left, QueueError> {
         let (rules, config) = (self.rules.clone(), self.config.clone());
         let mut group: VecDeque<Opened> = VecDeque::new();
         let mut backoff = Backoff::default();
+        let mut shift = Shift::begin(config.pace(), Timestamp::now());
+        let mut waits = false;
         loop {
             let keyring = self.keyring.clone();
             let mut gather_stop = stop.clone();
-            let mut next = pin!(gather(subscriber, &config, &keyring, &rules, &mut gather_stop));
+            // Not while a message waits for a fault to be mended: that is no work done.
+            let patience = shift.wait(Timestamp::now()).filter(|_| !waits);
+            let mut next = pin!(gather(subscriber, &config, &keyring, &rules, patience, &mut gather_stop));
             let mut received = None;
             while received.is_none() {
                 let worked = {
@@ -191,12 +212,16 @@ impl<B: Broker, T: Target> Partition<B, T> {
                     }
                 };
                 group = match worked {
-                    Worked::Stopped => return Ok(()),
+                    Worked::Stopped => return Ok(Left::Closed),
                     Worked::Done => {
+                        waits = false;
                         backoff.reset();
                         VecDeque::new()
                     }
-                    Worked::Waits(group) => group,
+                    Worked::Waits(group) => {
+                        waits = true;
+                        group
+                    }
                 };
                 if received.is_none() && group.is_empty() {
                     received = Some((&mut next).await?);
@@ -207,15 +232,23 @@ impl<B: Broker, T: Target> Partition<B, T> {
                     let has_room = opened.map(Opened::bytes).sum::<usize>() < config.apply_bytes_max;
                     tokio::select! {
                         more = &mut next, if has_room => received = Some(more?),
-                        waited = stop.or(backoff.wait()) => if waited.is_none() { return Ok(()) },
+                        waited = stop.or(backoff.wait()) => if waited.is_none() { return Ok(Left::Closed) },
                     }
                 }
             }
-            let received = received.unwrap_or_default();
-            if received.is_empty() {
-                return Ok(());
+            match received {
+                Some(Gathered::Messages(messages)) => {
+                    shift.came(newest(&messages), Timestamp::now());
+                    group.extend(messages);
+                }
+                Some(Gathered::Nothing) if group.is_empty() => return Ok(Left::Done),
+                Some(Gathered::Nothing) => {
+                    if stop.or(backoff.wait()).await.is_none() {
+                        return Ok(Left::Closed);
+                    }
+                }
+                Some(Gathered::Closed) | None => return Ok(Left::Closed),
             }
-            group.extend(received);
         }
     }
 
@@ -303,7 +336,7 @@ impl<B: Broker, T: Target> Partition<B, T> {
                     self.end_try(alone.as_ref()).await;
                     self.part.pause(error.class(), &error);
                     self.metrics.reconnects("target").inc();
-                    backoff.next_wait()
+                    self.config.pace().wait(error.is_limit(), || backoff.next_wait())
                 }
             };
             if stop.or(tokio::time::sleep(wait)).await.is_none() {
@@ -328,18 +361,47 @@ enum Worked {
     Stopped,
 }
 
-/// Receives and opens what is there: one message at least, then as many as wait already, up to the bounds; empty at the
-/// end. Each is opened before the next is taken, for only then its size is known.
+/// Why a subscription was left in good order.
+enum Left {
+    /// There is nothing more to do, for a job that rests then.
+    Done,
+    /// It ended, or a shutdown came.
+    Closed,
+}
+
+/// What was there to receive.
+enum Gathered {
+    /// One message at least.
+    Messages(Vec<Opened>),
+    /// None came in time.
+    Nothing,
+    /// No more will come.
+    Closed,
+}
+
+/// Receives and opens what is there: one message at least, for which it has so much patience, then as many as wait already,
+/// up to the bounds. Each is opened before the next is taken, for only then its size is known.
 async fn gather(
     subscriber: &mut impl Subscriber,
     config: &SubscriptionConfig,
     keyring: &Arc<Keyring>,
     rules: &OpenRules,
+    patience: Option<Duration>,
     stop: &mut Stop,
-) -> Result<Vec<Opened>, QueueError> {
+) -> Result<Gathered, QueueError> {
     let mut group = Vec::new();
-    let Some(first) = stop.or(subscriber.receive()).await else { return Ok(group) };
-    let mut next = first?;
+    let first = async {
+        match patience {
+            None => Some(subscriber.receive().await),
+            Some(Duration::ZERO) => None,
+            Some(patience) => tokio::time::timeout(patience, subscriber.receive()).await.ok(),
+        }
+    };
+    let mut next = match stop.or(first).await {
+        None => return Ok(Gathered::Closed),
+        Some(None) => return Ok(Gathered::Nothing),
+        Some(Some(first)) => first?,
+    };
     let (mut bytes, mut records) = (0, 0_u32);
     while let Some(delivery) = next {
         records = records.saturating_add(delivery.message().records());
@@ -354,7 +416,13 @@ async fn gather(
             None => None,
         };
     }
-    Ok(group)
+    Ok(if group.is_empty() { Gathered::Closed } else { Gathered::Messages(group) })
+}
+
+/// When the newest of these messages was sealed, as far as they tell.
+fn newest(messages: &[Opened]) -> Option<Timestamp> {
+    let sealed = messages.iter().filter_map(|message| message.delivery.message().timestamp).max();
+    Timestamp::from_second(sealed?.try_into().ok()?).ok()
 }
 
 #[cfg(test)]

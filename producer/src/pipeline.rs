@@ -7,10 +7,13 @@
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use prometheus::IntCounter;
 use syncline_shared::class::Class;
 use syncline_shared::health::{Health, Part};
+use syncline_shared::pace::{Shift, Turn};
 use syncline_shared::queue::Broker;
+use syncline_shared::record::Action;
 use syncline_shared::retry::Backoff;
 use syncline_shared::tasks::{Stop, TaskGroup};
 use tokio::sync::mpsc;
@@ -22,7 +25,7 @@ use crate::metrics::{LogMetrics, Metrics, PositionMetric};
 use crate::offer::{Offers, UnfitShare};
 use crate::outlet::Outlets;
 use crate::publish::{Job, Window};
-use crate::source::{Lookups, PollLimit, Polled, Source, SourceError, poll_or_tend};
+use crate::source::{Change, Lookups, PollLimit, Polled, Source, SourceError, poll_or_tend};
 
 /// Closed batches waiting for the publisher; it has a window of its own.
 const JOBS: usize = 4;
@@ -54,6 +57,7 @@ pub fn start<S: Source + 'static, B: Broker>(
         broker,
         outlets.queues(),
         config.publish,
+        source.pace(),
         metrics.clone(),
         health.part(format!("queue of {} {name}", S::WHAT)),
     );
@@ -107,9 +111,11 @@ impl<S: Source> Reader<S> {
         let mut next_job = None;
         let outlets = self.offers.outlets();
         let (mut look_backoff, mut look_at) = (Backoff::default(), None);
+        let mut shift = Shift::begin(self.source.pace(), Timestamp::now());
         loop {
             next_job = next_job.or_else(|| self.offers.next_job());
-            let wake = retry_at.into_iter().chain(self.offers.next_deadline()).min();
+            let turn_at = shift.wait(Timestamp::now()).map(|wait| Instant::now() + wait);
+            let wake = retry_at.into_iter().chain(self.offers.next_deadline()).chain(turn_at).min();
             tokio::select! {
                 biased;
                 () = stop.wait() => break,
@@ -128,6 +134,14 @@ impl<S: Source> Reader<S> {
                     }
                     self.offers.close_due(now);
                     self.store().await;
+                    if halted || next_job.is_some() || self.held.is_some() || self.source.is_busy() {
+                        shift.hold(Timestamp::now());
+                    }
+                    match shift.turn(Timestamp::now()) {
+                        Some(Turn::Rests { until }) => self.part.rests(until),
+                        Some(Turn::Works) => self.part.works(),
+                        None => {}
+                    }
                 }
                 looked = look_up(&outlets, self.held.as_ref(), &self.lookups, look_at), if self.held.is_some() && next_job.is_none() && !halted => match looked {
                     Ok(()) => {
@@ -142,7 +156,7 @@ impl<S: Source> Reader<S> {
                         look_at = Some(Instant::now() + look_backoff.next_wait());
                     }
                 },
-                polled = poll_or_tend(&mut self.source, (next_job.is_none() && self.held.is_none()).then_some(POLL)), if retry_at.is_none() && !halted => {
+                polled = poll_or_tend(&mut self.source, (next_job.is_none() && self.held.is_none() && !shift.is_resting()).then_some(POLL)), if retry_at.is_none() && !halted => {
                     self.log.note(&self.source);
                     // What runs in the background is a backlog by itself.
                     self.offers.set_behind(S::IN_BACKGROUND || self.source.lag_bytes() > Some(BEHIND_BYTES));
@@ -150,6 +164,7 @@ impl<S: Source> Reader<S> {
                     match polled {
                         Ok(polled) => {
                             backoff.reset();
+                            shift.came(newest(&polled.changes), Timestamp::now());
                             if outlets.have_displays() {
                                 self.held = Some(polled);
                             } else {
@@ -166,6 +181,7 @@ impl<S: Source> Reader<S> {
                                 backoff.next_wait()
                             };
                             self.reconnects.inc();
+                            shift.hold(Timestamp::now());
                             retry_at = Some(Instant::now() + wait);
                         }
                     }
@@ -275,6 +291,11 @@ async fn look_up<P>(
         Some(polled) => outlets.look_up(&polled.changes, lookups).await,
         None => Ok(()),
     }
+}
+
+/// When the newest of these changes was made. Rows of a copy were not: they are as old as their reading.
+fn newest(changes: &[Change]) -> Option<Timestamp> {
+    changes.iter().filter(|change| change.action != Action::Bulk).map(|change| change.at).max()
 }
 
 async fn sleep_until(at: Option<Instant>) {

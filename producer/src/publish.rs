@@ -18,6 +18,7 @@ use serde::Deserialize;
 use syncline_shared::class::Class;
 use syncline_shared::envelope::{Envelope, Route};
 use syncline_shared::health::Part;
+use syncline_shared::pace::Pace;
 use syncline_shared::queue::{Broker, Confirm, DeadLetter, PublishError, Publisher, Reason, SharedQueue};
 use syncline_shared::record::Action;
 use syncline_shared::retry::Backoff;
@@ -173,6 +174,7 @@ pub(crate) struct Window<B: Broker> {
     broker: B,
     queues: Vec<SharedQueue>,
     config: PublishConfig,
+    pace: Pace,
     /// Connected after the topology was declared. It mends its own connection.
     publisher: Option<B::Publisher>,
     /// Unset by a systemic fault, which may mean that the topology is gone.
@@ -197,6 +199,7 @@ impl<B: Broker> Window<B> {
         broker: B,
         queues: Vec<SharedQueue>,
         config: PublishConfig,
+        pace: Pace,
         metrics: Metrics,
         part: Part,
     ) -> Self {
@@ -204,6 +207,7 @@ impl<B: Broker> Window<B> {
             broker,
             queues,
             config,
+            pace,
             publisher: None,
             declared: false,
             held: false,
@@ -242,7 +246,9 @@ impl<B: Broker> Window<B> {
                 self.part.pause(error.class(), &error);
                 self.cut(error.class(), &done).await;
                 // Unconfirmed batches are read from the source again after the next start.
-                if stop.is_set() || stop.or(backoff.wait()).await.is_none() {
+                let is_limit = matches!(error, PublishError::Nacked);
+                let wait = self.pace.wait(is_limit, || backoff.next_wait());
+                if stop.is_set() || stop.or(tokio::time::sleep(wait)).await.is_none() {
                     return Ok(());
                 }
                 reconnects.inc();

@@ -1,4 +1,4 @@
-//! Which parts of a service work: one log line per change, one metric, one answer for `/readyz`.
+//! What the parts of a service do: one log line per fault, two metrics, the answers for `/readyz` and `/jobs`.
 //!
 //! A part is a source, a queue or a partition of a subscription. Partitions that meet the same fault tell it once: the
 //! first one logs it, the last one logs its end. A reason never shows a record, a key or a password.
@@ -9,16 +9,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use prometheus::{IntGauge, IntGaugeVec, Registry};
+use serde::{Deserialize, Serialize};
 
 use crate::class::Class;
 use crate::metrics;
 use crate::tasks::chain;
 
-/// Why parts of a service are paused. Cheap to clone; the service is ready while nothing is paused.
+/// What the parts of a service do. Cheap to clone; the service is ready while nothing is paused.
 #[derive(Clone, Debug)]
 pub struct Health {
-    paused: Arc<Mutex<BTreeMap<Name, Pause>>>,
-    gauge: IntGaugeVec,
+    parts: Arc<Mutex<BTreeMap<Name, State>>>,
+    paused: IntGaugeVec,
+    resting: IntGaugeVec,
 }
 
 /// What a part is called: parts of one group may meet the same fault.
@@ -41,6 +43,57 @@ pub struct Fault {
     pub stands_by: bool,
 }
 
+/// What parts do; partitions that do the same are one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// The parts, as people call them.
+    pub job: String,
+    /// What they do.
+    pub state: Standing,
+    /// Since when the first of them does.
+    pub since: Timestamp,
+    /// When they begin again, if they rest.
+    pub until: Option<Timestamp>,
+    /// How often they tried since they are paused.
+    pub attempts: u32,
+    /// Why they do not work, if they are paused or stand by.
+    pub reason: Option<String>,
+}
+
+/// What a part does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It works, or waits for work.
+    Works,
+    /// It has done what there was, and waits for its next time.
+    Rests,
+    /// It waits for its turn.
+    StandsBy,
+    /// A fault keeps it from working; it tries again by itself.
+    Paused,
+}
+
+impl Standing {
+    /// Its name, for people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Works => "works",
+            Self::Rests => "rests",
+            Self::StandsBy => "stands by",
+            Self::Paused => "paused",
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Works { since: Timestamp },
+    Rests { since: Timestamp, until: Timestamp },
+    Paused(Pause),
+}
+
 #[derive(Clone, Debug)]
 struct Pause {
     /// What makes two faults of a group the same. The causes of a transient one vary from attempt to attempt.
@@ -48,37 +101,73 @@ struct Pause {
     reason: String,
     /// Since when the part is paused, for whatever reason.
     since: Timestamp,
+    attempts: u32,
     stands_by: bool,
 }
 
+impl State {
+    const fn pause(&self) -> Option<&Pause> {
+        match self {
+            Self::Paused(pause) => Some(pause),
+            Self::Works { .. } | Self::Rests { .. } => None,
+        }
+    }
+
+    /// Parts of a group of which this is the same are one to people.
+    fn likeness(&self) -> String {
+        match self {
+            Self::Works { .. } => String::new(),
+            Self::Rests { until, .. } => format!("1 {until}"),
+            Self::Paused(pause) => format!("2 {}", pause.key),
+        }
+    }
+
+    fn job(&self) -> Job {
+        let job = |state, since| Job { job: String::new(), state, since, until: None, attempts: 0, reason: None };
+        match self {
+            Self::Works { since } => job(Standing::Works, *since),
+            Self::Rests { since, until } => Job { until: Some(*until), ..job(Standing::Rests, *since) },
+            Self::Paused(Pause { reason, since, attempts, stands_by, .. }) => {
+                let state = if *stands_by { Standing::StandsBy } else { Standing::Paused };
+                Job { attempts: *attempts, reason: Some(reason.clone()), ..job(state, *since) }
+            }
+        }
+    }
+}
+
 impl Health {
-    /// Registers `syncline_<service>_paused`.
+    /// Registers `syncline_<service>_paused` and `syncline_<service>_resting`.
     ///
     /// # Errors
     /// A metric of that name exists already.
     pub fn new(registry: &Registry, service: &str) -> Result<Self, prometheus::Error> {
-        let help = "1 while this part is paused by a fault; /readyz and the log say which";
-        let gauge = metrics::gauge(registry, &format!("syncline_{service}_paused"), help, &["part"])?;
-        Ok(Self { paused: Arc::default(), gauge })
+        let gauge =
+            |name: &str, help: &str| metrics::gauge(registry, &format!("syncline_{service}_{name}"), help, &["part"]);
+        let paused = gauge("paused", "1 while this part is paused by a fault; /readyz and the log say which")?;
+        let resting = gauge("resting", "1 while this part has done its work and waits for its next time")?;
+        Ok(Self { parts: Arc::default(), paused, resting })
     }
 
     /// A part by its name, working until it says otherwise.
     #[must_use]
     pub fn part(&self, name: String) -> Part {
-        let gauge = self.gauge.with_label_values(&[&name]);
-        self.named(Name { group: name, partition: None }, gauge)
+        let label = name.clone();
+        self.named(Name { group: name, partition: None }, &label)
     }
 
     /// One of the partitions of a part, working until it says otherwise.
     #[must_use]
     pub fn partition(&self, of: String, partition: u32) -> Part {
-        let gauge = self.gauge.with_label_values(&[&format!("{of} partition {partition}")]);
-        self.named(Name { group: of, partition: Some(partition) }, gauge)
+        let label = format!("{of} partition {partition}");
+        self.named(Name { group: of, partition: Some(partition) }, &label)
     }
 
-    fn named(&self, name: Name, gauge: IntGauge) -> Part {
-        gauge.set(0);
-        Part { health: self.clone(), name, gauge }
+    fn named(&self, name: Name, label: &str) -> Part {
+        let [paused, resting] = [&self.paused, &self.resting].map(|gauge| gauge.with_label_values(&[label]));
+        paused.set(0);
+        resting.set(0);
+        self.lock().insert(name.clone(), State::Works { since: Timestamp::now() });
+        Part { health: self.clone(), name, paused, resting }
     }
 
     /// The paused parts with their reasons; partitions paused by the same fault are one entry.
@@ -90,26 +179,37 @@ impl Health {
     /// What is paused, why and since when.
     #[must_use]
     pub fn faults(&self) -> Vec<Fault> {
-        let mut faults: BTreeMap<(String, String), (Pause, Vec<u32>)> = BTreeMap::new();
-        for (name, pause) in &*self.lock() {
-            let same = faults.entry((name.group.clone(), pause.key.clone()));
-            let (first, partitions) = same.or_insert_with(|| (pause.clone(), Vec::new()));
-            first.since = first.since.min(pause.since);
+        let fault = |Job { job: part, state, since, reason, .. }| {
+            Some(Fault { part, reason: reason?, since, stands_by: state == Standing::StandsBy })
+        };
+        self.jobs().into_iter().filter_map(fault).collect()
+    }
+
+    /// What every part does; partitions of a part that do the same are one entry.
+    #[must_use]
+    pub fn jobs(&self) -> Vec<Job> {
+        let mut alike: BTreeMap<(String, String), (Job, Vec<u32>)> = BTreeMap::new();
+        for (name, state) in &*self.lock() {
+            let like = alike.entry((name.group.clone(), state.likeness()));
+            let job = state.job();
+            let (first, partitions) = like.or_insert_with(|| (job.clone(), Vec::new()));
+            first.since = first.since.min(job.since);
+            first.attempts = first.attempts.max(job.attempts);
             partitions.extend(name.partition);
         }
-        let listed = |((group, _), (Pause { reason, since, stands_by, .. }, partitions)): (_, (Pause, Vec<u32>))| {
-            let part = match partitions.as_slice() {
+        let named = |((group, _), (job, partitions)): ((String, _), (Job, Vec<u32>))| {
+            let name = match partitions.as_slice() {
                 [] => group,
                 [one] => format!("{group} partition {one}"),
                 several => format!("{group} partitions {}", ranges(several)),
             };
-            Fault { part, reason, since, stands_by }
+            Job { job: name, ..job }
         };
-        faults.into_iter().map(listed).collect()
+        alike.into_iter().map(named).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, Pause>> {
-        self.paused.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, State>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -128,32 +228,37 @@ fn ranges(numbers: &[u32]) -> String {
 pub struct Part {
     health: Health,
     name: Name,
-    gauge: IntGauge,
+    paused: IntGauge,
+    resting: IntGauge,
 }
 
 impl Part {
     /// Says that the part is paused by a fault; logged when the fault is new to the part and its like.
     pub fn pause(&self, class: Class, fault: &(dyn Error + 'static)) {
-        self.paused(class, fault, false);
+        self.pauses(class, fault, false);
     }
 
     /// The same for a part that waits for its turn: it is not ready, and nobody has to do anything about it.
     pub fn stand_by(&self, why: &(dyn Error + 'static)) {
-        self.paused(Class::Transient, why, true);
+        self.pauses(Class::Transient, why, true);
     }
 
-    fn paused(&self, class: Class, fault: &(dyn Error + 'static), stands_by: bool) {
+    fn pauses(&self, class: Class, fault: &(dyn Error + 'static), stands_by: bool) {
         let reason = chain(fault);
         let key = match class {
             Class::Transient => fault.to_string(),
             Class::Permanent | Class::Systemic => reason.clone(),
         };
-        let mut paused = self.health.lock();
-        let known = self.shares(&paused, &key);
-        let since = paused.get(&self.name).map_or_else(Timestamp::now, |was| was.since);
-        paused.insert(self.name.clone(), Pause { key, reason: reason.clone(), since, stands_by });
-        drop(paused);
-        self.gauge.set(1);
+        let mut parts = self.health.lock();
+        let known = self.shares(&parts, &key);
+        let was = parts.get(&self.name).and_then(State::pause);
+        let (since, attempts) = was.map_or_else(|| (Timestamp::now(), 0), |was| (was.since, was.attempts));
+        let attempts = attempts.saturating_add(1);
+        let pause = Pause { key, reason: reason.clone(), since, attempts, stands_by };
+        parts.insert(self.name.clone(), State::Paused(pause));
+        drop(parts);
+        self.paused.set(1);
+        self.resting.set(0);
         if known {
             return;
         }
@@ -166,30 +271,43 @@ impl Part {
         }
     }
 
-    /// Says that the part works; logged when it did not before, by the last of those with the same fault.
+    /// Says that the part works; logged when it was paused before, by the last of those with the same fault.
     pub fn works(&self) {
-        let mut paused = self.health.lock();
-        let Some(was) = paused.remove(&self.name) else { return };
-        let shared = self.shares(&paused, &was.key);
-        drop(paused);
-        self.gauge.set(0);
-        if !shared {
+        let mut parts = self.health.lock();
+        if matches!(parts.get(&self.name), Some(State::Works { .. })) {
+            return;
+        }
+        let was = parts.insert(self.name.clone(), State::Works { since: Timestamp::now() });
+        let was = was.as_ref().and_then(State::pause).filter(|was| !self.shares(&parts, &was.key));
+        drop(parts);
+        self.paused.set(0);
+        self.resting.set(0);
+        if let Some(was) = was {
             tracing::info!(part = self.name.group, partition = self.name.partition, after = was.key, "works again");
         }
     }
 
+    /// Says that a part that works has done what there was, and waits for its next time.
+    pub fn rests(&self, until: Timestamp) {
+        self.works();
+        self.health.lock().insert(self.name.clone(), State::Rests { since: Timestamp::now(), until });
+        self.resting.set(1);
+        tracing::debug!(part = self.name.group, partition = self.name.partition, %until, "rests");
+    }
+
     /// Whether a part of this group is paused by this fault.
-    fn shares(&self, paused: &BTreeMap<Name, Pause>, key: &str) -> bool {
+    fn shares(&self, parts: &BTreeMap<Name, State>, key: &str) -> bool {
         let first = Name { group: self.name.group.clone(), partition: None };
-        let group = paused.range(first..).take_while(|(name, _)| name.group == self.name.group);
-        group.map(|(_, fault)| &fault.key).any(|other| other == key)
+        let group = parts.range(first..).take_while(|(name, _)| name.group == self.name.group);
+        group.filter_map(|(_, state)| Some(&state.pause()?.key)).any(|other| other == key)
     }
 }
 
 impl Drop for Part {
     fn drop(&mut self) {
         self.health.lock().remove(&self.name);
-        self.gauge.set(0);
+        self.paused.set(0);
+        self.resting.set(0);
     }
 }
 
@@ -226,6 +344,34 @@ mod tests {
         drop(source);
         assert!(health.paused().is_empty());
     }
+
+    #[test]
+    fn what_every_part_does_is_told_and_partitions_that_do_the_same_are_one() {
+        let health = Health::new(&Registry::new(), "consumer").expect("a fresh registry");
+        let source = health.part("source desk".to_owned());
+        let partitions: Vec<_> = (0..4).map(|number| health.partition("subscription crm".to_owned(), number)).collect();
+        let until: Timestamp = "2026-11-22T09:00:00Z".parse().expect("a time");
+        source.stand_by(&std::io::Error::other("another producer reads it"));
+        source.stand_by(&std::io::Error::other("another producer reads it"));
+        partitions[0].rests(until);
+        partitions[2].rests(until);
+        partitions[3].pause(Class::Systemic, &std::io::Error::other("no table"));
+        let told = |job: Job| (job.job, job.state, job.until, job.attempts, job.reason);
+        let told: Vec<_> = health.jobs().into_iter().map(told).collect();
+        let named = |name: &str| name.to_owned();
+        let expected = [
+            (named("source desk"), Standing::StandsBy, None, 2, Some(named("another producer reads it"))),
+            (named("subscription crm partition 1"), Standing::Works, None, 0, None),
+            (named("subscription crm partitions 0, 2"), Standing::Rests, Some(until), 0, None),
+            (named("subscription crm partition 3"), Standing::Paused, None, 1, Some(named("no table"))),
+        ];
+        assert_eq!(told, expected);
+        assert_eq!(health.faults().iter().filter(|fault| fault.stands_by).count(), 1);
+        assert_eq!(health.resting.with_label_values(&["subscription crm partition 2"]).get(), 1);
+        partitions[2].works();
+        assert_eq!(health.resting.with_label_values(&["subscription crm partition 2"]).get(), 0);
+    }
+
     /// A fault with a cause that varies.
     #[derive(Debug, thiserror::Error)]
     #[error("the broker is out of reach")]
@@ -257,7 +403,7 @@ mod tests {
             ("subscription dwh partition 0", "the broker is out of reach: refused"),
         ];
         assert_eq!(reasons(&health), expected.map(text));
-        assert_eq!(health.gauge.with_label_values(&["subscription crm partition 5"]).get(), 1);
+        assert_eq!(health.paused.with_label_values(&["subscription crm partition 5"]).get(), 1);
 
         let lines = logged(|| [0, 1, 2, 5, 3].iter().for_each(|number| partitions[*number].works()));
         assert_eq!(lines.len(), 1, "{lines:?}");

@@ -1,4 +1,4 @@
-//! The admin endpoint of a service: `/metrics`, `/healthz`, `/readyz`, `/trace/RECORD`.
+//! The admin endpoint of a service: `/metrics`, `/healthz`, `/readyz`, `/jobs`, `/trace/RECORD`.
 //!
 //! Shows counts, states and what became of a record by its id; never a record's key or value, a secret or a password. It has no login, so what a client can take up is
 //! bounded: how many connections there are, and how long each may last.
@@ -46,7 +46,8 @@ pub async fn serve(
     let router = Router::new()
         .route("/metrics", get(metrics).with_state(registry))
         .route("/healthz", get(async || "alive\n"))
-        .route("/readyz", get(ready).with_state(health))
+        .route("/readyz", get(ready).with_state(health.clone()))
+        .route("/jobs", get(jobs).with_state(health))
         .route("/trace/{record}", get(trace).with_state(journals));
     let listener = Bounded { listener, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) };
     stop.or(axum::serve(listener, router).into_future()).await.unwrap_or(Ok(()))
@@ -77,6 +78,14 @@ async fn ready(State(health): State<Health>) -> Response {
     }
     let reasons: String = paused.iter().map(|(part, reason)| format!("{part}: {reason}\n")).collect();
     (StatusCode::SERVICE_UNAVAILABLE, reasons).into_response()
+}
+
+/// What every part does, as JSON.
+async fn jobs(State(health): State<Health>) -> Response {
+    match serde_json::to_string(&health.jobs()) {
+        Ok(jobs) => ([(header::CONTENT_TYPE, "application/json")], format!("{jobs}\n")).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
 }
 
 /// What the journals have of a record, named by 16 hexadecimal digits ([`crate::journal::record_id`]).

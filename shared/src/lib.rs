@@ -1,7 +1,7 @@
 //! What both ends of Syncline agree on, and the kit both services run on.
 //!
 //! The agreement: a [`record`], its [`envelope`], how it is sealed ([`seal`]) and how it travels ([`queue`]). The kit:
-//! [`config`], [`class`], [`retry`], [`metrics`], [`tasks`], [`health`], [`script`], [`http`], [`journal`], [`notify`], [`tls`], [`postgres`]. Depends on neither end.
+//! [`config`], [`class`], [`retry`], [`metrics`], [`tasks`], [`health`], [`script`], [`http`], [`journal`], [`notify`], [`pace`], [`tls`], [`postgres`]. Depends on neither end.
 
 pub mod admin;
 pub mod class;
@@ -13,6 +13,7 @@ pub mod http;
 pub mod journal;
 pub mod metrics;
 pub mod notify;
+pub mod pace;
 pub mod postgres;
 pub mod queue;
 pub mod record;

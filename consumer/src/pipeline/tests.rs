@@ -41,6 +41,8 @@ impl Scene {
         let config = SubscriptionConfig {
             queue: "crm".to_owned(),
             target: "memory".to_owned(),
+            interval: None,
+            delay: None,
             table: [("incident".to_owned(), crate::config::TableConfig::default())].into(),
             unlisted: crate::config::Unlisted::DeadLetter,
             accept_unsealed: false,
@@ -301,7 +303,11 @@ async fn a_target_out_of_reach_or_unfit_is_waited_for() {
 async fn a_shutdown_settles_nothing_that_was_not_applied() {
     let scene = Scene::new().declared().await;
     for _ in 0..100 {
-        scene.target.fail_next(ApplyError::Busy { address: "db".to_owned(), problem: "locked".to_owned() });
+        scene.target.fail_next(ApplyError::Busy {
+            address: "db".to_owned(),
+            problem: "locked".to_owned(),
+            limit: true,
+        });
     }
     scene.publish("2026-11", "incident", Action::Insert, &[("INC1", 1)]).await;
     scene.run_until("tried", async || scene.target.calls() > 2).await;

@@ -18,13 +18,15 @@ pub enum ApplyError {
         #[source]
         cause: Cause,
     },
-    /// The target is at a limit or in conflict with itself: out of connections, a deadlock, a lock time-out.
+    /// The target takes no more for now, or is in conflict with itself: out of connections, a lock time-out, a deadlock.
     #[error("the target at {address} is busy: {problem}")]
     Busy {
         /// Host, port and database or file, without credentials.
         address: String,
         /// What it said, without any value of a record.
         problem: String,
+        /// Whether it is at a limit; a conflict is over with the next attempt.
+        limit: bool,
     },
     /// A table or column is missing or unfit, a permission is missing, the target is read-only or its disk is full:
     /// every record would fail until someone mends it.
@@ -48,6 +50,12 @@ pub enum ApplyError {
 }
 
 impl ApplyError {
+    /// Whether the target takes no more for now.
+    #[must_use]
+    pub const fn is_limit(&self) -> bool {
+        matches!(self, Self::Busy { limit: true, .. })
+    }
+
     /// What to do about it.
     #[must_use]
     pub const fn class(&self) -> Class {

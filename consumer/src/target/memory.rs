@@ -226,7 +226,11 @@ mod tests {
     #[tokio::test]
     async fn faults_are_used_up_one_call_after_the_other() {
         let mut target = MemoryTarget::default();
-        target.fail_next(ApplyError::Busy { address: "memory".to_owned(), problem: "told to".to_owned() });
+        target.fail_next(ApplyError::Busy {
+            address: "memory".to_owned(),
+            problem: "told to".to_owned(),
+            limit: false,
+        });
         assert!(matches!(target.apply(&[]).await, Err(ApplyError::Busy { .. })));
         assert_eq!(target.apply(&[]).await.unwrap(), Applied::default());
         assert_eq!(target.calls(), 2);

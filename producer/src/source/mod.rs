@@ -26,6 +26,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use syncline_shared::pace::Pace;
 use syncline_shared::record::{Action, Columns, Row, Version};
 
 /// One change of one record, as its source reports it.
@@ -193,6 +194,16 @@ pub trait Source: Send + Sized {
     /// Ends when the source is about to report something; the broker is not connected to before.
     fn needed(&self) -> impl Future<Output = ()> + Send + 'static {
         std::future::ready(())
+    }
+
+    /// When it is read; all the time unless it says otherwise.
+    fn pace(&self) -> Pace {
+        Pace::default()
+    }
+
+    /// Whether it is in the middle of what must not wait for the next time it is read: a connection, a copy.
+    fn is_busy(&self) -> bool {
+        false
     }
 
     /// Reads its lookup tables, on a connection beside it.

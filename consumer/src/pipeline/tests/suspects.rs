@@ -51,7 +51,11 @@ async fn a_target_that_fails_during_a_try_does_not_count_as_one() {
     scene.kill_a_consumer().await;
     scene.kill_a_consumer().await;
     for _ in 0..20 {
-        scene.target.fail_next(ApplyError::Busy { address: "db".to_owned(), problem: "locked".to_owned() });
+        scene.target.fail_next(ApplyError::Busy {
+            address: "db".to_owned(),
+            problem: "locked".to_owned(),
+            limit: true,
+        });
     }
     for _ in 0..5 {
         let before = scene.target.calls();

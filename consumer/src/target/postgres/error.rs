@@ -59,8 +59,10 @@ impl Doing<'_> {
                 ApplyError::Unreachable { address, cause: Box::new(error) }
             }
             _ if code.starts_with("08") => ApplyError::Unreachable { address, cause: Box::new(error) },
-            "53200" | "53300" | "55006" | "55P03" | "57014" => ApplyError::Busy { address, problem: busy(code) },
-            _ if code.starts_with("40") => ApplyError::Busy { address, problem: busy(code) },
+            "53200" | "53300" | "55006" | "55P03" | "57014" => {
+                ApplyError::Busy { address, problem: busy(code), limit: true }
+            }
+            _ if code.starts_with("40") => ApplyError::Busy { address, problem: busy(code), limit: false },
             // A statement writes many rows: two keys of a call may be one to PostgreSQL (21000), a row or an index entry
             // may be too long (54000), a trigger may object (P0001).
             "21000" | "P0001" => self.refused(db),

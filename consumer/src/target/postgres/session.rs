@@ -211,7 +211,7 @@ impl Session {
     /// Neither written nor guarded: another writer or a trigger of the table was in between.
     fn not_written(&self, table: &str) -> ApplyError {
         let problem = format!("rows of table {table:?} changed meanwhile, or a trigger skips them");
-        ApplyError::Busy { address: self.address.clone(), problem }
+        ApplyError::Busy { address: self.address.clone(), problem, limit: false }
     }
 
     /// Whether these columns are all that a new row of the table needs.

@@ -33,9 +33,10 @@ impl Doing<'_> {
             | ErrorCode::OperationInterrupted
             | ErrorCode::OperationAborted => ApplyError::Unreachable { address, cause: Box::new(error) },
             ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => {
-                ApplyError::Busy { address, problem: "another connection writes for too long".to_owned() }
+                let problem = "another connection writes for too long".to_owned();
+                ApplyError::Busy { address, problem, limit: true }
             }
-            ErrorCode::OutOfMemory => ApplyError::Busy { address, problem: "out of memory".to_owned() },
+            ErrorCode::OutOfMemory => ApplyError::Busy { address, problem: "out of memory".to_owned(), limit: true },
             ErrorCode::ConstraintViolation => ApplyError::Record {
                 table: self.table.to_owned(),
                 problem: constraint(failure.extended_code, &error),

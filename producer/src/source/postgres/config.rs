@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use syncline_shared::config::{FieldProblem, Secret};
+use syncline_shared::config::{FieldProblem, Secret, Span};
+use syncline_shared::pace::Pace;
 use syncline_shared::postgres::PostgresAddress;
 use syncline_shared::tls::TlsConfig;
 
@@ -50,6 +51,13 @@ pub struct PostgresSourceConfig {
     /// Tells persons from jobs where the application sends no session message. Default: such a change is a job's.
     #[serde(default)]
     pub session: Option<SessionRule>,
+    /// From one time it is read to the next, `15m`; 1s to 24h. Default: it is read all the time.
+    #[serde(default)]
+    pub interval: Option<Span>,
+    /// How long to wait before the broker is tried again when it takes no more messages, `5m`; 1s to 15m. Default: growing
+    /// waits of up to 10 s.
+    #[serde(default)]
+    pub delay: Option<Span>,
     /// Milliseconds without a change after which the source writes a mark, so that an idle database gives its log free;
     /// at least 100. Default: 10,000.
     #[serde(default = "default_heartbeat_interval_ms")]
@@ -91,11 +99,17 @@ impl PostgresSourceConfig {
             problems.push(("publication", format!("{publication:?} is no name of a publication; 1 to 63 bytes")));
         }
         problems.extend(self.session.as_ref().and_then(SessionRule::validate));
+        problems.extend(self.pace().validate());
         if self.heartbeat_interval_ms < HEARTBEAT_INTERVAL_MS_MIN {
             let (given, accepted) = (self.heartbeat_interval_ms, HEARTBEAT_INTERVAL_MS_MIN);
             problems.push(("heartbeat_interval_ms", format!("{given} is out of range; {accepted} or more")));
         }
         problems
+    }
+
+    /// When the source is read.
+    pub(super) const fn pace(&self) -> Pace {
+        Pace { interval: self.interval, delay: self.delay }
     }
 
     pub(super) fn address(&self) -> PostgresAddress {

@@ -155,6 +155,11 @@ impl Live {
         self.reached
     }
 
+    /// Whether rows are being copied, or are to be.
+    pub(super) fn is_copying(&self) -> bool {
+        !matches!(self.copying, Copying::No) || !self.jobs.is_empty()
+    }
+
     /// Bytes of the log between what is safe elsewhere and its end, as last seen.
     pub(super) fn lag_bytes(&self) -> u64 {
         self.log_end.max(self.stream.metrics().last_wal_end().as_u64()).saturating_sub(self.confirmed)

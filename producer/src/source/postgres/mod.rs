@@ -41,6 +41,7 @@ use futures_util::future::BoxFuture;
 
 pub use config::PostgresSourceConfig;
 pub use stock::{Parts, PostgresStock};
+use syncline_shared::pace::Pace;
 use syncline_shared::record::Version;
 use tokio::sync::watch;
 
@@ -210,6 +211,17 @@ impl PostgresSource {
 impl Source for PostgresSource {
     type Position = Position;
     type Lookups = PostgresStock;
+
+    fn pace(&self) -> Pace {
+        self.settings.config.pace()
+    }
+
+    fn is_busy(&self) -> bool {
+        match &self.stage {
+            Stage::Live(live) => live.is_copying(),
+            Stage::Apart | Stage::Connecting(_) => true,
+        }
+    }
 
     fn lookups(&self) -> PostgresStock {
         self.stock()

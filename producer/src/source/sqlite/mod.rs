@@ -33,7 +33,8 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use syncline_shared::config::FieldProblem;
+use syncline_shared::config::{FieldProblem, Span};
+use syncline_shared::pace::Pace;
 use tokio::sync::watch;
 use tracing::warn;
 
@@ -57,6 +58,13 @@ pub struct SqliteSourceConfig {
     pub tables: Tables,
     /// How to tell persons from jobs; without it the source does not say.
     pub session: Option<SessionRule>,
+    /// From one time it is read to the next, `15m`; 1s to 24h. Default: it is read all the time.
+    #[serde(default)]
+    pub interval: Option<Span>,
+    /// How long to wait before the broker is tried again when it takes no more messages, `5m`; 1s to 15m. Default: growing
+    /// waits of up to 10 s.
+    #[serde(default)]
+    pub delay: Option<Span>,
     /// How often an idle file is looked at, in milliseconds; at least 1. Default 20.
     #[serde(default = "default_poll_interval_ms")]
     pub poll_interval_ms: u64,
@@ -75,10 +83,16 @@ impl SqliteSourceConfig {
             problems.push(("path", "is empty; the path of a file".to_owned()));
         }
         problems.extend(self.session.as_ref().and_then(SessionRule::validate));
+        problems.extend(self.pace().validate());
         if self.poll_interval_ms == 0 {
             problems.push(("poll_interval_ms", "0 is out of range; 1 or more".to_owned()));
         }
         problems
+    }
+
+    /// When the source is read.
+    pub(super) const fn pace(&self) -> Pace {
+        Pace { interval: self.interval, delay: self.delay }
     }
 }
 
@@ -142,6 +156,10 @@ impl SqliteSource {
 impl Source for SqliteSource {
     type Position = SqlitePosition;
     type Lookups = SqliteStock;
+
+    fn pace(&self) -> Pace {
+        self.settings.config.pace()
+    }
 
     fn lookups(&self) -> SqliteStock {
         self.stock()

@@ -49,6 +49,8 @@ impl Desk {
 
     fn config(&self) -> SqliteSourceConfig {
         SqliteSourceConfig {
+            interval: None,
+            delay: None,
             path: path(self.folder.path()),
             tables: Tables::default(),
             session: None,
