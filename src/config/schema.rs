@@ -11,6 +11,7 @@ use syncline_producer::bulk::{GroupConfig, ScheduleConfig};
 use syncline_producer::config::{ProducerConfig, SourceConfig};
 use syncline_producer::share::ShareConfig;
 use syncline_shared::config::{KeyConfig, QueueConfig, SharedQueueConfig};
+use syncline_shared::notify::NotifyConfig;
 
 /// Configuration of Syncline: the tables of producer and consumer, in one file or in one for each.
 #[derive(JsonSchema)]
@@ -31,6 +32,7 @@ struct Tables {
     bulk_group: BTreeMap<String, GroupConfig>,
     #[schemars(default)]
     schedule: BTreeMap<String, ScheduleConfig>,
+    notify: Option<NotifyConfig>,
     consumer: Option<ConsumerConfig>,
     #[schemars(default)]
     target: BTreeMap<String, TargetConfig>,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use hyper::Uri;
 use lettre::message::Mailbox;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::config::{Document, FieldProblem, Secret, Span};
@@ -20,7 +21,7 @@ const DEFAULT_INTERVAL: Span = Span::from_secs(3600);
 const INTERVAL_MIN: Span = Span::from_secs(1);
 
 /// `[notify]`: when receivers are told of faults, and the receivers.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NotifyConfig {
     /// How long a fault has to last before it is told, and how long all has to work before its end is. Default `60s`.
@@ -46,7 +47,7 @@ const fn default_interval() -> Span {
 }
 
 /// `[notify.email.NAME]`: a mail server, and to whom.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EmailConfig {
     /// `smtps://host` (TLS from the first byte, port 465) or `smtp://host` (STARTTLS, port 587); both verified.
@@ -70,7 +71,7 @@ pub struct EmailConfig {
 }
 
 /// `[notify.webhook.NAME]`: an address that takes messages as JSON.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookConfig {
     /// `https://..` (verified) or `http://..`. Only its host is ever shown: some services have their secret in the path.
