@@ -280,6 +280,7 @@ fn count(step: &str, rounds: u32) {
     let (records, table) = (read_lines(&lines).unwrap(), table());
     let items = fold::items(&[Batch { table: &table, action: Action::Update, records: &records }]);
     let folded = fold::fold(&items);
+    let columns = records.first().and_then(|record| record.data.as_ref()).unwrap().columns().len();
     for _ in 0..rounds {
         match step {
             "decode" => drop(black_box(syncline_producer::source::postgres::bench::changes(
@@ -295,7 +296,7 @@ fn count(step: &str, rounds: u32) {
                 drop(black_box(out));
             }
             "parse" => drop(black_box(read_lines(&lines).unwrap())),
-            "copy" => drop(black_box(syncline_consumer::target::postgres::bench::copy_lines(&folded))),
+            "bind" => drop(black_box(syncline_consumer::target::postgres::bench::bind(&folded, columns))),
             _ => panic!("no step to count is called {step}"),
         }
     }
