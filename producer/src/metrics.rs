@@ -72,8 +72,8 @@ impl Metrics {
             )?,
             waits: timestamp(
                 registry,
-                "syncline_producer_position_waits_since_timestamp_seconds",
-                "Since when changes that were read wait for the position to move past them, in seconds since 1970; else 0",
+                "syncline_producer_no_progress_since_timestamp_seconds",
+                "Since when changes that were read wait and nothing of them is confirmed or stored, in seconds since 1970; else 0",
                 &["part"],
             )?,
             confirm_seconds: seconds(
@@ -111,10 +111,10 @@ impl Metrics {
         LogMetrics { source: source.to_owned(), lag, retained: self.retained.clone(), room: self.room.clone() }
     }
 
-    /// The gauge of a part's position.
+    /// The gauge of a part's progress.
     #[must_use]
-    pub(crate) fn position(&self, part: &str) -> PositionMetric {
-        PositionMetric(self.waits.with_label_values(&[part]))
+    pub(crate) fn progress(&self, part: &str) -> ProgressMetric {
+        ProgressMetric(self.waits.with_label_values(&[part]))
     }
 
     /// Attempts to reach one system again.
@@ -149,11 +149,11 @@ impl LogMetrics {
     }
 }
 
-/// Since when the stored position stands still although there is something to move past.
+/// Since when nothing is confirmed and no position stored, although changes wait for it.
 #[derive(Clone, Debug)]
-pub(crate) struct PositionMetric(Gauge);
+pub(crate) struct ProgressMetric(Gauge);
 
-impl PositionMetric {
+impl ProgressMetric {
     /// Its value.
     #[cfg(test)]
     pub(crate) fn get(&self) -> f64 {
@@ -167,8 +167,8 @@ impl PositionMetric {
         }
     }
 
-    /// Notes that the position moved, or that what was read is forgotten, and whether there is more to move past.
-    pub(crate) fn moved(&self, more: bool) {
+    /// Notes that something was confirmed or stored, and whether more waits.
+    pub(crate) fn made(&self, more: bool) {
         self.0.set(if more { now() } else { 0.0 });
     }
 }

@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use crate::batch::Ticket;
 use crate::checkpoint::Checkpoint;
 use crate::config::ProducerConfig;
-use crate::metrics::{LogMetrics, Metrics, PositionMetric};
+use crate::metrics::{LogMetrics, Metrics, ProgressMetric};
 use crate::offer::{Offers, UnfitShare};
 use crate::outlet::Outlets;
 use crate::publish::{Job, Window};
@@ -76,7 +76,7 @@ pub fn start<S: Source + 'static, B: Broker>(
         offers: Offers::new(outlets, config.batch, config.publish.record_bytes_max),
         checkpoint: Checkpoint::default(),
         confirmed,
-        position: metrics.position(&part),
+        progress: metrics.progress(&part),
         part: health.part(part),
         log: metrics.log(&name),
         reconnects: metrics.reconnects("source"),
@@ -95,7 +95,7 @@ struct Reader<S: Source> {
     confirmed: mpsc::UnboundedReceiver<Vec<Ticket>>,
     part: Part,
     log: LogMetrics,
-    position: PositionMetric,
+    progress: ProgressMetric,
     reconnects: IntCounter,
     /// A confirmed position the source could not store yet.
     unstored: Option<S::Position>,
@@ -130,7 +130,7 @@ impl<S: Source> Reader<S> {
                     if retry_at.take_if(|at| *at <= now).is_some() {
                         // Only now: what was on its way may have moved the position after which all is reported again.
                         self.checkpoint.forget();
-                        self.position.moved(false);
+                        self.progress.made(false);
                     }
                     self.offers.close_due(now);
                     self.store().await;
@@ -199,6 +199,9 @@ impl<S: Source> Reader<S> {
                 self.part.works();
                 // What is withheld, and what an idle source reports, moves the position without a confirm.
                 self.advance().await;
+                if self.checkpoint.outstanding() == 0 {
+                    self.note_progress();
+                }
                 false
             }
             Err(unfit) => {
@@ -220,7 +223,7 @@ impl<S: Source> Reader<S> {
 
     /// What is decided when it is to end early is sent again after the start: its poll was not decided as a whole.
     fn decide(&mut self, polled: Polled<S::Position>, ends_early: impl Fn() -> bool) -> Result<(), UnfitShare> {
-        self.position.waits();
+        self.progress.waits();
         // Held open by one until all changes are decided, so that the position cannot move past them before.
         let poll = self.checkpoint.begin(polled.position, 1);
         for change in &polled.changes {
@@ -241,6 +244,15 @@ impl<S: Source> Reader<S> {
             self.checkpoint.done(poll, u64::from(records));
         }
         self.advance().await;
+        self.note_progress();
+    }
+
+    /// Confirms are progress in the middle of a long transaction, where no position is stored; but where one cannot be
+    /// stored, they are not.
+    fn note_progress(&self) {
+        if self.unstored.is_none() {
+            self.progress.made(self.checkpoint.outstanding() > 0);
+        }
     }
 
     /// Stores the newest position that is safe, if there is a newer one.
@@ -256,7 +268,7 @@ impl<S: Source> Reader<S> {
         match self.source.commit(position).await {
             Ok(()) => {
                 self.unstored = None;
-                self.position.moved(self.checkpoint.outstanding() > 0);
+                self.note_progress();
             }
             // Tried again with the next confirm or retry; until then the source only repeats itself after a restart.
             Err(error) => self.part.pause(error.class(), &error),

@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::civil::Date;
@@ -60,8 +61,13 @@ impl Expiry {
     /// # Errors
     /// Never.
     pub async fn watch(self, parts: Vec<(String, TlsConfig)>, mut stop: Stop) -> Result<(), Infallible> {
+        let parts = Arc::new(parts);
         loop {
-            self.look(&parts);
+            // A file with the authorities of a whole system takes its time.
+            let (this, these) = (self.clone(), Arc::clone(&parts));
+            let looked = tokio::task::spawn_blocking(move || this.look(&these));
+            // What ended it is told where it ended.
+            let _ = stop.or(looked).await;
             if stop.or(tokio::time::sleep(INTERVAL)).await.is_none() {
                 return Ok(());
             }

@@ -297,9 +297,9 @@ async fn the_position_moves_past_what_is_withheld_without_anything_to_confirm() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_position_that_stands_still_says_since_when_and_one_with_nothing_before_it_says_nothing() {
+async fn changes_that_wait_tell_since_when_nothing_moved_and_none_that_wait_tell_nothing() {
     let scene = Scene::new();
-    let (since, sent) = (scene.metrics.position("source desk"), || scene.broker.sent.load(Ordering::Relaxed));
+    let (since, sent) = (scene.metrics.progress("source desk"), || scene.broker.sent.load(Ordering::Relaxed));
     let (began, confirms) = (Timestamp::now().as_second(), scene.broker.hold());
     scene.source.push((1..=3).map(|number| change(number, 1, "x")));
     let mut waited = Vec::new();

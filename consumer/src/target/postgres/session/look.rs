@@ -118,7 +118,8 @@ impl Session {
         let mut sink = pin!(self.client.copy_in(copy).await.map_err(failed)?);
         let mut lines = Vec::with_capacity(COPY_CHUNK_BYTES);
         for (row, operation) in group.operations.iter().enumerate() {
-            copy::write_line(&mut lines, operation, number, row).map_err(|error| self.doing(table, &[]).not_base64(&error))?;
+            copy::write_line(&mut lines, operation, number, row)
+                .map_err(|error| self.doing(table, &[]).not_base64(&error))?;
             if lines.len() >= COPY_CHUNK_BYTES {
                 let chunk = std::mem::replace(&mut lines, Vec::with_capacity(COPY_CHUNK_BYTES));
                 sink.send(Cursor::new(chunk)).await.map_err(failed)?;
