@@ -11,7 +11,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use syncline_shared::class::Class;
 use syncline_shared::health::{Health, Part};
@@ -25,7 +24,7 @@ use syncline_shared::tasks::{Stop, TaskGroup};
 use crate::config::SubscriptionConfig;
 use crate::journal::{Journal, Notes};
 use crate::metrics::{Metrics, SubscriptionMetrics};
-use crate::open::{OpenFault, OpenRules, Opened, open};
+use crate::open::{OpenFault, OpenRules, Opened};
 use crate::run::{Progress, Run};
 use crate::script::Scripts;
 use crate::settle::{Settler, Verdict};
@@ -33,9 +32,11 @@ use crate::target::Target;
 use crate::trust::Trust;
 
 mod alone;
+mod gather;
 mod wait;
 
 use self::alone::Try;
+use self::gather::{Gathered, gather, newest};
 
 /// Gives the keyring as it is configured now; asked again when a message names a key that is not in it.
 pub type LoadKeyring = Arc<dyn Fn() -> Keyring + Send + Sync>;
@@ -367,62 +368,6 @@ enum Left {
     Done,
     /// It ended, or a shutdown came.
     Closed,
-}
-
-/// What was there to receive.
-enum Gathered {
-    /// One message at least.
-    Messages(Vec<Opened>),
-    /// None came in time.
-    Nothing,
-    /// No more will come.
-    Closed,
-}
-
-/// Receives and opens what is there: one message at least, for which it has so much patience, then as many as wait already,
-/// up to the bounds. Each is opened before the next is taken, for only then its size is known.
-async fn gather(
-    subscriber: &mut impl Subscriber,
-    config: &SubscriptionConfig,
-    keyring: &Arc<Keyring>,
-    rules: &OpenRules,
-    patience: Option<Duration>,
-    stop: &mut Stop,
-) -> Result<Gathered, QueueError> {
-    let mut group = Vec::new();
-    let first = async {
-        match patience {
-            None => Some(subscriber.receive().await),
-            Some(Duration::ZERO) => None,
-            Some(patience) => tokio::time::timeout(patience, subscriber.receive()).await.ok(),
-        }
-    };
-    let mut next = match stop.or(first).await {
-        None => return Ok(Gathered::Closed),
-        Some(None) => return Ok(Gathered::Nothing),
-        Some(Some(first)) => first?,
-    };
-    let (mut bytes, mut records) = (0, 0_u32);
-    while let Some(delivery) = next {
-        records = records.saturating_add(delivery.message().records());
-        let opened = open(delivery, keyring.clone(), rules.clone()).await;
-        bytes += opened.bytes();
-        group.push(opened);
-        if bytes >= config.apply_bytes_max || records >= config.apply_records_max {
-            break;
-        }
-        next = match subscriber.receive().now_or_never() {
-            Some(received) => received?,
-            None => None,
-        };
-    }
-    Ok(if group.is_empty() { Gathered::Closed } else { Gathered::Messages(group) })
-}
-
-/// When the newest of these messages was sealed, as far as they tell.
-fn newest(messages: &[Opened]) -> Option<Timestamp> {
-    let sealed = messages.iter().filter_map(|message| message.delivery.message().timestamp).max();
-    Timestamp::from_second(sealed?.try_into().ok()?).ok()
 }
 
 #[cfg(test)]
