@@ -182,12 +182,19 @@ impl Files {
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_of_sqlite_rest_between_their_times_and_nothing_is_lost_or_repeated() {
     let interval = format!("interval = \"{}\"\n", far_off());
-    let files = Files::create("", &interval, "", &interval);
+    // One message at a time, so that while one waits no other comes.
+    let files = Files::create("", &interval, "busy_timeout_ms = 50\n", &format!("{interval}prefetch = 1\n"));
+    edit(&files.config, "[producer]\n", "[producer.batch]\nbatch_records_max = 1\n[producer]\n");
     files.insert(1, 20);
     let mut producer = files.start("producer");
     eventually("the copy is in the queue", 20.0, async || producer.metric("syncline_producer_confirmed_total", ""))
         .await;
+    files.crm.execute_batch("BEGIN EXCLUSIVE").unwrap();
     let mut consumer = files.start("consumer");
+    // Waits grow: all eight partitions have waited for longer than a second then.
+    let attempts = async || consumer.metric("syncline_consumer_reconnects_total", "target") >= 48.0;
+    eventually("it waits for the target", true, attempts).await;
+    files.crm.execute_batch("COMMIT").unwrap();
     files.in_step("the copy").await;
     both_rest(&files.folder, &producer, &consumer, 8.0).await;
     files.insert(21, 100);

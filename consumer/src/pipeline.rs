@@ -199,6 +199,7 @@ impl<B: Broker, T: Target> Partition<B, T> {
             let mut gather_stop = stop.clone();
             // Not while a message waits for a fault to be mended: that is no work done.
             let patience = shift.wait(Timestamp::now()).filter(|_| !waits);
+            let is_idle = group.is_empty();
             let mut next = pin!(gather(subscriber, &config, &keyring, &rules, patience, &mut gather_stop));
             let mut received = None;
             while received.is_none() {
@@ -242,7 +243,9 @@ impl<B: Broker, T: Target> Partition<B, T> {
                     shift.came(newest(&messages), Timestamp::now());
                     group.extend(messages);
                 }
-                Some(Gathered::Nothing) if group.is_empty() => return Ok(Left::Done),
+                Some(Gathered::Nothing) if is_idle => return Ok(Left::Done),
+                // While it worked, it may have held all that the broker hands out.
+                Some(Gathered::Nothing) if group.is_empty() => shift.worked(Timestamp::now()),
                 Some(Gathered::Nothing) => {
                     if stop.or(backoff.wait()).await.is_none() {
                         return Ok(Left::Closed);

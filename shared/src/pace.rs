@@ -70,10 +70,18 @@ enum State {
         begun: Timestamp,
         /// When it is done, unless something comes.
         until: Timestamp,
+        /// Whether what came last was not there at the begin: whatever comes then, it is done.
+        passed: bool,
     },
     Rests {
         until: Timestamp,
     },
+}
+
+impl State {
+    fn begun(now: Timestamp) -> Self {
+        Self::Works { begun: now, until: later(now, FIRST), passed: false }
+    }
 }
 
 /// What changed.
@@ -92,8 +100,7 @@ impl Shift {
     /// Begins to work.
     #[must_use]
     pub fn begin(pace: Pace, now: Timestamp) -> Self {
-        let state = State::Works { begun: now, until: later(now, FIRST) };
-        Self { interval: pace.interval.map(Span::signed), state }
+        Self { interval: pace.interval.map(Span::signed), state: State::begun(now) }
     }
 
     /// Whether it rests now.
@@ -112,14 +119,21 @@ impl Shift {
     /// Notes that something came; `newest` is when the newest of it was made. What was made after the begin was not there
     /// then, so the job is done: clocks that differ shift that by their difference and no more, for the next begin is later.
     pub fn came(&mut self, newest: Option<Timestamp>, now: Timestamp) {
-        if let State::Works { begun, until } = &mut self.state {
-            *until = if newest.is_some_and(|newest| newest > *begun) { now } else { later(now, QUIET) };
+        if let State::Works { begun, until, passed } = &mut self.state {
+            *passed |= newest.is_some_and(|newest| newest > *begun);
+            *until = if *passed { now } else { later(now, QUIET) };
         }
+    }
+
+    /// Notes that what came is done. Only from now on can be told that nothing more comes: a broker hands out no more than
+    /// so many messages at once.
+    pub fn worked(&mut self, now: Timestamp) {
+        self.came(None, now);
     }
 
     /// Notes that it cannot go on for now: a job has not done what it could not try.
     pub fn hold(&mut self, now: Timestamp) {
-        if let State::Works { until, .. } = &mut self.state {
+        if let State::Works { until, passed: false, .. } = &mut self.state {
             *until = later(now, FIRST);
         }
     }
@@ -132,7 +146,7 @@ impl Shift {
             return None;
         }
         if self.is_resting() {
-            self.state = State::Works { begun: now, until: later(now, FIRST) };
+            self.state = State::begun(now);
             return Some(Turn::Works);
         }
         let until = next_multiple(interval, now);
@@ -189,7 +203,8 @@ mod tests {
         let mut shift = Shift::begin(every("15m"), at("08:03:00"));
         assert_eq!(shift.wait(at("08:03:05")), Some(Duration::from_secs(10)), "the first may take its time");
         shift.came(Some(at("07:00:00")), at("08:03:10"));
-        shift.came(Some(at("07:30:00")), at("08:03:11"));
+        shift.came(Some(at("07:30:00")), at("08:03:10.5"));
+        shift.worked(at("08:03:11"));
         assert_eq!(shift.turn(at("08:03:11.9")), None);
         let until = at("08:15:00");
         assert_eq!(shift.turn(at("08:03:12")), Some(Turn::Rests { until }));
@@ -208,6 +223,7 @@ mod tests {
         shift.came(Some(at("07:59:59")), at("08:10:00"));
         assert_eq!(shift.turn(at("08:10:00")), None);
         shift.came(Some(at("08:00:01")), at("08:10:00.5"));
+        shift.worked(at("08:10:00.5"));
         assert_eq!(shift.turn(at("08:10:00.5")), Some(Turn::Rests { until: at("09:00:00") }));
         // Copied rows have no such time.
         shift.turn(at("09:00:00"));
