@@ -471,7 +471,7 @@ async fn a_batch_the_broker_finds_too_large_is_split_until_the_record_to_blame_i
     let (too_large, id) = (&left[19], dead[0].id().to_owned());
     assert_eq!((too_large.set_aside.as_deref(), too_large.message.as_ref()), (Some("oversize"), Some(&id)));
     let noted = format!("{:?}", scene.journal);
-    assert!(noted.contains("incidents") && !noted.contains("4711"), "{noted}");
+    assert!(noted.contains("incidents") && !noted.contains("4711-secret"), "{noted}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
