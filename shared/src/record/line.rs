@@ -90,6 +90,13 @@ fn write_row(out: &mut Vec<u8>, row: &Row) {
 }
 
 fn write_text(out: &mut Vec<u8>, text: &str) {
+    let has_special = |found, byte: &u8| found | (*byte < b' ') | (*byte == b'"') | (*byte == b'\\');
+    if !text.as_bytes().iter().fold(false, has_special) {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+        return;
+    }
     // Writing a string into a vector has no way to fail.
     let _ = serde_json::to_writer(out, text);
 }
@@ -100,12 +107,24 @@ fn write_text(out: &mut Vec<u8>, text: &str) {
 /// [`LineError`] for the first line that is not a record; permanent, nothing of the batch can be trusted then.
 pub fn read_lines(ndjson: &[u8]) -> Result<Vec<Record>, LineError> {
     let mut shapes = Shapes::default();
-    ndjson
-        .split(|byte| *byte == b'\n')
-        .filter(|line| !line.is_empty())
-        .enumerate()
-        .map(|(index, line)| read_line(line, index + 1, &mut shapes))
-        .collect()
+    let lines = Lines { rest: ndjson }.filter(|line| !line.is_empty());
+    lines.enumerate().map(|(index, line)| read_line(line, index + 1, &mut shapes)).collect()
+}
+
+/// What is between line breaks.
+struct Lines<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let end = memchr::memchr(b'\n', self.rest).unwrap_or(self.rest.len());
+        let (line, behind) = self.rest.split_at_checked(end)?;
+        self.rest = behind.get(1..).unwrap_or_default();
+        (!line.is_empty() || !behind.is_empty()).then_some(line)
+    }
 }
 
 fn read_line(line: &[u8], record: usize, shapes: &mut Shapes) -> Result<Record, LineError> {

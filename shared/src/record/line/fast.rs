@@ -13,8 +13,8 @@ use crate::record::{Columns, Record, Row, Value, Version};
 
 /// A record; `None` if the line is not in that form.
 pub(super) fn read(line: &[u8], shapes: &mut Shapes) -> Option<Record> {
-    // JSON has no control characters in strings.
-    if line.iter().any(|byte| *byte < b' ') {
+    // JSON has no control characters in strings. All bytes at once: an end at the first would be one test for each.
+    if line.iter().fold(false, |found, byte| found | (*byte < b' ')) {
         return None;
     }
     let mut line = Line { rest: std::str::from_utf8(line).ok()? };
