@@ -18,6 +18,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// PostgreSQL -> RabbitMQ -> PostgreSQL, beside PostgreSQL's own logical replication
     Pipeline(Pipeline),
+    /// One shared queue over 1, 2, 4 and 8 consumer replicas, into a target that takes 20 ms for each batch
+    Scale(Scale),
 }
 
 /// How.
@@ -35,6 +37,31 @@ pub(crate) struct Pipeline {
     /// Rows of the bulk share
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub bulk_rows: Option<u32>,
+    /// First process of the PostgreSQL server; found for the servers of tests/services, else its costs are unknown
+    #[arg(long, value_name = "PID")]
+    pub postgres_pid: Option<u32>,
+    /// First process of RabbitMQ, likewise
+    #[arg(long, value_name = "PID")]
+    pub rabbitmq_pid: Option<u32>,
+    /// Where
+    #[command(flatten)]
+    pub at: At,
+}
+
+/// How.
+#[derive(Args)]
+pub(crate) struct Scale {
+    /// Batches of each partition in a run; the first run takes a sixth of a second for each
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(5..=10_000))]
+    pub batches: u32,
+    /// Where
+    #[command(flatten)]
+    pub at: At,
+}
+
+/// The servers, the binary, and where the figures go.
+#[derive(Args)]
+pub(crate) struct At {
     /// PostgreSQL with wal_level=logical, as a superuser
     #[arg(long, env = "SYNCLINE_TEST_POSTGRES_URL", hide_env_values = true, value_name = "URL")]
     pub postgres: String,
@@ -44,16 +71,10 @@ pub(crate) struct Pipeline {
     /// Its management interface, with the same login: http://user:password@host:port
     #[arg(long, env = "SYNCLINE_TEST_RABBITMQ_API", hide_env_values = true, value_name = "URL")]
     pub rabbitmq_api: String,
-    /// First process of the PostgreSQL server; found for the servers of tests/services, else its costs are unknown
-    #[arg(long, value_name = "PID")]
-    pub postgres_pid: Option<u32>,
-    /// First process of RabbitMQ, likewise
-    #[arg(long, value_name = "PID")]
-    pub rabbitmq_pid: Option<u32>,
     /// The binary to measure; default: the one that cargo built beside this program
     #[arg(long, value_name = "FILE")]
     pub syncline: Option<PathBuf>,
-    /// Folder for pipeline.json and pipeline.html
+    /// Folder for the figures
     #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
     pub out: PathBuf,
 }

@@ -6,6 +6,7 @@ mod measure;
 mod plan;
 mod race;
 mod report;
+mod scale;
 mod scratch;
 mod side;
 mod stats;
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::{Cli, Command, Pipeline};
+use crate::cli::{At, Cli, Command, Pipeline};
 use crate::measure::{Machine, Parts};
 use crate::plan::{FULL, QUICK, Size, Task, Workload};
 use crate::report::{Latency, Progress, Report, Row};
@@ -30,8 +31,14 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 // One thread: what is measured should have the processors.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let Command::Pipeline(options) = Cli::parse().command;
-    match run(&options).await {
+    let done = match Cli::parse().command {
+        Command::Pipeline(options) => run(&options).await,
+        Command::Scale(options) => match syncline(&options.at) {
+            Ok(binary) => scale::run(&options, &servers(&options.at), binary).await,
+            Err(error) => Err(error),
+        },
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {}", told(&*error));
@@ -46,15 +53,7 @@ async fn run(options: &Pipeline) -> Result<()> {
     size.rows = options.rows.unwrap_or(size.rows) / 10_000 * 10_000;
     size.bulk_rows = options.bulk_rows.unwrap_or(size.bulk_rows);
     let beside = std::env::current_exe()?;
-    let syncline = options.syncline.clone().unwrap_or_else(|| beside.with_file_name("syncline"));
-    if !syncline.is_file() {
-        return Err(format!("{} is not there: build it with `cargo build --release`", syncline.display()).into());
-    }
-    let servers = Servers {
-        postgres: options.postgres.clone(),
-        rabbitmq: options.rabbitmq.clone(),
-        api: options.rabbitmq_api.trim_end_matches('/').to_owned(),
-    };
+    let (syncline, servers) = (syncline(&options.at)?, servers(&options.at));
     let pids = Parts {
         postgres: options.postgres_pid.or_else(|| pid(&beside, "postgres", &servers.postgres)),
         rabbitmq: options.rabbitmq_pid.or_else(|| pid(&beside, "rabbitmq", &servers.rabbitmq)),
@@ -64,15 +63,10 @@ async fn run(options: &Pipeline) -> Result<()> {
         Bench { servers, pids, syncline, size, progress: Progress::begin(), rows: Vec::new(), latencies: Vec::new() };
     let (begun, machine) = (jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string(), Machine::see());
     let versions = bench.versions().await?;
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut failure = None;
     for workload in workloads {
         let name = format!("syncline_bench_{}_{}", std::process::id(), workload.name.replace('-', "_"));
-        let done = tokio::select! {
-            done = bench.measure(workload, &name) => done,
-            _ = interrupt.recv() => Err("interrupted".into()),
-            _ = terminate.recv() => Err("terminated".into()),
-        };
+        let done = unless_interrupted(bench.measure(workload, &name)).await;
         // However it ended, nothing stays on the servers.
         let removed = scratch::remove(&bench.servers, &name).await;
         failure = done.and(removed).err();
@@ -93,8 +87,8 @@ async fn run(options: &Pipeline) -> Result<()> {
         latencies: bench.latencies,
     };
     print!("\n{}", report::text::report(&report));
-    std::fs::create_dir_all(&options.out)?;
-    let (json, html) = (options.out.join("pipeline.json"), options.out.join("pipeline.html"));
+    std::fs::create_dir_all(&options.at.out)?;
+    let (json, html) = (options.at.out.join("pipeline.json"), options.at.out.join("pipeline.html"));
     std::fs::write(&json, serde_json::to_string_pretty(&report)?)?;
     std::fs::write(&html, report::page::page(&report))?;
     println!("\nFigures: {}, plots: {}", json.display(), html.display());
@@ -103,6 +97,34 @@ async fn run(options: &Pipeline) -> Result<()> {
         Some(failure) => return Err(failure),
     }
     Ok(())
+}
+
+/// The binary to measure.
+fn syncline(at: &At) -> Result<PathBuf> {
+    let beside = std::env::current_exe()?;
+    let syncline = at.syncline.clone().unwrap_or_else(|| beside.with_file_name("syncline"));
+    if !syncline.is_file() {
+        return Err(format!("{} is not there: build it with `cargo build --release`", syncline.display()).into());
+    }
+    Ok(syncline)
+}
+
+fn servers(at: &At) -> Servers {
+    Servers {
+        postgres: at.postgres.clone(),
+        rabbitmq: at.rabbitmq.clone(),
+        api: at.rabbitmq_api.trim_end_matches('/').to_owned(),
+    }
+}
+
+/// Runs until it is done or a signal comes, so that what is on the servers can be removed.
+async fn unless_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        done = work => done,
+        _ = interrupt.recv() => Err("interrupted".into()),
+        _ = terminate.recv() => Err("terminated".into()),
+    }
 }
 
 /// An error with what is behind it: that of a database says nothing by itself.

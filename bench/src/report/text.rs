@@ -55,7 +55,7 @@ fn latency(latency: &Latency) -> Vec<String> {
 }
 
 /// Columns as wide as their widest cell; the first two to the left, numbers to the right.
-fn table(head: &[&str], lines: &[Vec<String>]) -> String {
+pub(crate) fn table(head: &[&str], lines: &[Vec<String>]) -> String {
     let head: Vec<String> = head.iter().map(ToString::to_string).collect();
     let widths: Vec<usize> = (0..head.len())
         .map(|at| lines.iter().chain([&head]).filter_map(|line| Some(line.get(at)?.chars().count())).max().unwrap_or(0))

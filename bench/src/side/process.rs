@@ -49,9 +49,14 @@ impl Service {
 
     /// The sum of a counter over all its labels; 0 while it does not answer.
     pub(crate) async fn counter(&self, name: &str) -> f64 {
+        self.labelled(name, "").await
+    }
+
+    /// The same over the lines that have a label.
+    pub(crate) async fn labelled(&self, name: &str, label: &str) -> f64 {
         let Ok(text) = self.metrics().await else { return 0.0 };
         text.lines()
-            .filter(|line| line.split(['{', ' ']).next() == Some(name))
+            .filter(|line| line.split(['{', ' ']).next() == Some(name) && line.contains(label))
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
             .sum()
     }
