@@ -39,11 +39,6 @@ use crate::cli::{
 use crate::config::{Env, Role};
 use crate::failure::Failure;
 
-/// Rows are many small pieces, taken on one thread and given back on another: a third of the processor time of the system's
-/// allocator goes with this one.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// `EX_USAGE`: the command line is wrong.
 const USAGE: u8 = 64;
 

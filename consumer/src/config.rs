@@ -23,7 +23,7 @@ const DEFAULT_PLAIN_BYTES_MAX: usize = 32 * 1024 * 1024;
 const DEFAULT_APPLY_BYTES_MAX: usize = 512 * 1024;
 /// The same for small records.
 const DEFAULT_APPLY_RECORDS_MAX: u32 = 2000;
-/// Enough to keep a partition busy while the target commits; full batches of 256 KiB make 4 MiB per partition.
+/// Enough to keep a partition busy while the target commits; full batches of 128 KiB make 2 MiB per partition.
 const DEFAULT_PREFETCH: u16 = 16;
 
 /// `[subscription.NAME]`: which tables of a shared queue are applied, and into what.

@@ -254,7 +254,11 @@ fn unpack(encoding: Encoding, packed: Vec<u8>, bytes_max: usize) -> Result<Vec<u
         Encoding::None if packed.len() > bytes_max => Err(too_large),
         Encoding::None => Ok(packed),
         Encoding::Zstd => {
-            let mut plain = Vec::new();
+            // What the frame says of its size saves growing; it is believed only as far as it is allowed.
+            let said = zstd::zstd_safe::get_frame_content_size(&packed).ok().flatten();
+            let said = said.and_then(|bytes| usize::try_from(bytes).ok()).filter(|bytes| *bytes <= bytes_max);
+            // A frame is far from saying more than a thousand times itself unless it lies.
+            let mut plain = Vec::with_capacity(said.unwrap_or_default().min(packed.len().saturating_mul(1000)) + 1);
             let decoder =
                 zstd::stream::read::Decoder::with_buffer(packed.as_slice()).map_err(|_| OpenError::Compression)?;
             let mut frame = decoder.single_frame();

@@ -38,7 +38,7 @@ const ROWS: [usize; 5] = [1, 4, 16, 64, 256];
 const PARAMETERS_MAX: usize = 65_535;
 
 /// Bytes of values that one statement takes: the connection's buffer grows to the largest and stays as large.
-const STATEMENT_BYTES: usize = 256 * 1024;
+const STATEMENT_BYTES: usize = 64 * 1024;
 
 /// A connection to the target.
 pub(super) struct Session {
