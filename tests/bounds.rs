@@ -11,12 +11,11 @@ const INCIDENT: &str = "CREATE TABLE incident (number int PRIMARY KEY, priority 
 
 const SHARE: &str = "[share.incidents]\nsource = \"desk\"\ntable = \"incident\"\nqueue = \"crm\"\nkey = \"aes\"\ninteractive_only = false\n";
 
-/// What `docs/operations.md` says each service stays below, 64 MiB, without the 16 MiB of its own code that an optimised
-/// binary has in memory.
-const HELD_KIB_MAX: u64 = 48 * 1024;
+/// What `docs/operations.md` says each service stays below, 64 MiB, with room for 24 MiB of its own code.
+const HELD_KIB_MAX: u64 = 40 * 1024;
 
-/// The most a process has ever had in memory, in KiB, without its own code: here that is not optimised, and as much as
-/// all the rest.
+/// The most a process has ever had in memory, in KiB, without its own code: here that is not optimised, and more than an
+/// optimised binary has.
 fn peak_held_kib(service: &Service) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", service.id())).unwrap();
     let kib = |name: &str| {

@@ -20,7 +20,7 @@ use crate::target::sqlite::SqliteTargetConfig;
 const DEFAULT_PLAIN_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// A target gains little from larger transactions. A partition holds two groups of this size, one being applied and one
 /// read ahead, and a record takes about four times its plaintext while it is applied.
-const DEFAULT_APPLY_BYTES_MAX: usize = 512 * 1024;
+const DEFAULT_APPLY_BYTES_MAX: usize = 256 * 1024;
 /// The same for small records.
 const DEFAULT_APPLY_RECORDS_MAX: u32 = 2000;
 /// Enough to keep a partition busy while the target commits; full batches of 128 KiB make 2 MiB per partition.
@@ -54,7 +54,7 @@ pub struct SubscriptionConfig {
     #[serde(default = "default_plain_bytes_max")]
     pub plain_bytes_max: usize,
     /// Bytes of plaintext applied in one transaction, about: it ends with the message that reaches it. 1024 or more,
-    /// default 524288.
+    /// default 262144.
     #[serde(default = "default_apply_bytes_max")]
     pub apply_bytes_max: usize,
     /// Records applied in one transaction, about; 1 to 100000, default 2000.
