@@ -12,8 +12,8 @@ pub fn bind(folded: &Folded<'_>, columns: usize) -> BytesMut {
     let mut out = BytesMut::new();
     for table in &folded.tables {
         let operations: Vec<_> = table.operations.iter().collect();
-        for parameter in parameters(&operations, columns, operations.len()) {
-            let _ = parameter.to_sql(&Type::TEXT, &mut out);
+        for parameter in parameters(&operations, columns) {
+            let _ = parameter.to_sql(&Type::TEXT_ARRAY, &mut out);
         }
     }
     out

@@ -22,6 +22,10 @@ const READ: &str = "SELECT n.nspname::text, c.relname::text, c.relkind IN ('r', 
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
   ARRAY(SELECT format_type(a.atttypid, -1) FROM pg_attribute a
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
+  ARRAY(SELECT CASE WHEN t.typarray <> 0 AND t.typdelim = ',' AND t.oid NOT IN ('varchar'::regtype, 'bpchar'::regtype)
+                    THEN format_type(t.typarray, -1) ELSE 'text[]' END
+        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
   ARRAY(SELECT a.attname::text FROM pg_attribute a
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
           AND a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''),
@@ -46,6 +50,9 @@ pub(super) struct Catalog {
     columns: Vec<String>,
     /// The types of the columns without their length or precision: a cast to those would cut a value to fit.
     types: Vec<String>,
+    /// The types of the arrays their values come in. Where a type has none that texts can be put into, or is no more than a
+    /// text, they come as texts.
+    arrays: Vec<String>,
     /// Columns a new row cannot do without.
     pub(super) required: Vec<String>,
     /// The columns of each unique index that `ON CONFLICT` can use.
@@ -63,7 +70,7 @@ impl Catalog {
         else {
             return Ok(None);
         };
-        let unique: Vec<String> = row.try_get(6)?;
+        let unique: Vec<String> = row.try_get(7)?;
         Ok(Some(Self {
             into: into.to_owned(),
             schema: row.try_get(0)?,
@@ -71,12 +78,13 @@ impl Catalog {
             is_table: row.try_get(2)?,
             columns: row.try_get(3)?,
             types: row.try_get(4)?,
-            required: row.try_get(5)?,
+            arrays: row.try_get(5)?,
+            required: row.try_get(6)?,
             unique: unique.iter().map(|names| serde_json::from_str(names).unwrap_or_default()).collect(),
-            has_tables: row.try_get(7)?,
-            missing_privileges: row.try_get(8)?,
-            is_owner: row.try_get(9)?,
-            may_create: row.try_get(10)?,
+            has_tables: row.try_get(8)?,
+            missing_privileges: row.try_get(9)?,
+            is_owner: row.try_get(10)?,
+            may_create: row.try_get(11)?,
         }))
     }
 
@@ -97,12 +105,12 @@ impl Catalog {
     }
 
     /// The columns with their types; those the table lacks are left out.
-    pub(super) fn typed<'a>(&'a self, columns: &[&'a str]) -> Vec<sql::Typed<'a>> {
+    pub(super) fn columns_of<'a>(&'a self, names: &[&'a str]) -> Vec<sql::Column<'a>> {
         let known = |name: &&'a str| {
             let place = self.columns.iter().position(|column| column == name)?;
-            Some((*name, self.types.get(place)?.as_str()))
+            Some(sql::Column { name, kind: self.types.get(place)?, array: self.arrays.get(place)? })
         };
-        columns.iter().filter_map(known).collect()
+        names.iter().filter_map(known).collect()
     }
 
     /// Those of the columns that the table lacks.

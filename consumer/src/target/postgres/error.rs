@@ -8,7 +8,6 @@ use syncline_shared::postgres::ConnectError;
 use tokio_postgres::error::DbError;
 
 use super::parameter::NotBase64;
-use super::sql::BESIDE;
 use crate::target::ApplyError;
 
 /// What was being done when an error came.
@@ -100,7 +99,7 @@ impl Doing<'_> {
             let (_, number) = context.lines().last()?.split_once('$').filter(|(before, _)| !before.contains('"'))?;
             let digits = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
             let number: usize = number.get(..digits)?.parse().ok()?;
-            self.columns.get(number.checked_sub(1)? % (self.columns.len() + BESIDE.len())).copied()
+            self.columns.get(number.checked_sub(1)?).copied()
         };
         db.column().or_else(|| self.columns.iter().find(named).copied()).or_else(numbered)
     }

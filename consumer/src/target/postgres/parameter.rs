@@ -1,18 +1,19 @@
-//! Values as parameters of a statement, in PostgreSQL's text format.
+//! Values as parameters of a statement: one array per column, an element per record.
 //!
-//! PostgreSQL's own input functions read them by the column's type, so they arrive as they were.
+//! PostgreSQL's own input functions read them by the column's type, so they arrive as they were. Texts, which are most of
+//! what there is to send, go in the binary format, where they stand as they are (PostgreSQL manual, *array_recv* in
+//! `arrayfuncs.c`: dimensions, a flag, the element's type, length and lower bound, then each element behind its length); other
+//! types in the text format ("Array Input and Output Syntax").
 
 use std::error::Error;
-use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut as _, BytesMut};
-use syncline_shared::record::{Value, Version};
+use syncline_shared::record::Value;
 use thiserror::Error;
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 
-use super::sql::BESIDE;
 use crate::target::fold::{Change, Operation};
 
 /// A value marked as bytes that is not base64.
@@ -20,26 +21,116 @@ use crate::target::fold::{Change, Operation};
 #[error("bytes that are not base64")]
 pub(super) struct NotBase64;
 
-/// One parameter of a statement that takes rows.
-#[derive(Debug)]
-pub(super) enum Parameter<'a> {
-    Value(Value<'a>),
-    Name(&'a str),
-    Version(Version),
+/// The length of an element that is null.
+const NULL: i32 = -1;
+
+/// One value of each of some operations.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parameter<'o, 'a> {
+    operations: &'o [&'o Operation<'a>],
+    what: What,
 }
 
-impl ToSql for Parameter<'_> {
-    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
-        match self {
-            Self::Value(Value::Null | Value::Unchanged) => return Ok(IsNull::Yes),
-            Self::Value(Value::Bool(true)) => out.put_slice(b"true"),
-            Self::Value(Value::Bool(false)) => out.put_slice(b"false"),
-            Self::Value(Value::Number(text) | Value::Text(text)) | Self::Name(text) => out.put_slice(text.as_bytes()),
-            Self::Value(Value::Bytes(base64)) => {
+/// Which value of an operation.
+#[derive(Clone, Copy, Debug)]
+enum What {
+    /// That of the column at this place.
+    Column(usize),
+    Version,
+    Name,
+    Since,
+}
+
+impl Parameter<'_, '_> {
+    /// Whether it is sent in the binary format, where the element's type has one that is as plain as its text.
+    fn is_binary(&self, kind: &Type) -> bool {
+        !matches!(self.what, What::Column(_)) || *kind == Type::TEXT_ARRAY
+    }
+
+    /// Puts an operation's value as it stands; whether it has one.
+    fn put(&self, operation: &Operation<'_>, out: &mut BytesMut) -> Result<bool, NotBase64> {
+        let place = match self.what {
+            What::Column(place) => place,
+            What::Name => {
+                out.put_slice(operation.name.as_bytes());
+                return Ok(true);
+            }
+            What::Version => {
+                out.put_slice(&operation.version.to_bytes());
+                return Ok(true);
+            }
+            What::Since => {
+                out.put_slice(&operation.since.to_bytes());
+                return Ok(true);
+            }
+        };
+        let value = match &operation.change {
+            Change::Delete => operation.key.values().nth(place),
+            Change::Upsert { columns, .. } => columns.get(place).map(|(_, value)| *value),
+        };
+        match value.unwrap_or(Value::Null) {
+            Value::Null | Value::Unchanged => return Ok(false),
+            Value::Bool(true) => out.put_slice(b"true"),
+            Value::Bool(false) => out.put_slice(b"false"),
+            Value::Number(text) | Value::Text(text) => out.put_slice(text.as_bytes()),
+            Value::Bytes(base64) => {
                 out.put_slice(b"\\x");
                 out.extend(STANDARD.decode(base64).map_err(|_| NotBase64)?.into_iter().flat_map(hex));
             }
-            Self::Version(version) => write!(out, "{version}")?,
+        }
+        Ok(true)
+    }
+
+    fn put_binary(&self, element: u32, out: &mut BytesMut) -> Result<(), Box<dyn Error + Sync + Send>> {
+        let (dimensions, may_have_nulls, lower_bound) = (1, 1, 1);
+        out.put_i32(dimensions);
+        out.put_i32(may_have_nulls);
+        out.put_u32(element);
+        out.put_i32(i32::try_from(self.operations.len())?);
+        out.put_i32(lower_bound);
+        for operation in self.operations {
+            let start = out.len();
+            out.put_i32(NULL);
+            if self.put(operation, out)? {
+                let length = i32::try_from(out.len() - start - size_of::<i32>())?;
+                out.iter_mut().skip(start).zip(length.to_be_bytes()).for_each(|(place, byte)| *place = byte);
+            }
+        }
+        Ok(())
+    }
+
+    fn put_text(&self, out: &mut BytesMut) -> Result<(), NotBase64> {
+        for (number, operation) in self.operations.iter().enumerate() {
+            out.put_u8(if number == 0 { b'{' } else { b',' });
+            let start = out.len();
+            out.put_u8(b'"');
+            if !self.put(operation, out)? {
+                out.truncate(start);
+                out.put_slice(b"NULL");
+                continue;
+            }
+            let needs_escape = |byte: &u8| matches!(byte, b'"' | b'\\');
+            if out.iter().skip(start + 1).any(needs_escape) {
+                let plain = out.split_off(start + 1);
+                for byte in plain {
+                    out.extend(needs_escape(&byte).then_some(b'\\'));
+                    out.put_u8(byte);
+                }
+            }
+            out.put_u8(b'"');
+        }
+        out.put_u8(b'}');
+        Ok(())
+    }
+}
+
+impl ToSql for Parameter<'_, '_> {
+    fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        if self.is_binary(kind) {
+            let element = if matches!(self.what, What::Column(_) | What::Name) { Type::TEXT } else { Type::UUID };
+            self.put_binary(element.oid(), out)?;
+        } else {
+            self.put_text(out)?;
         }
         Ok(IsNull::No)
     }
@@ -48,8 +139,8 @@ impl ToSql for Parameter<'_> {
         true
     }
 
-    fn encode_format(&self, _: &Type) -> Format {
-        Format::Text
+    fn encode_format(&self, kind: &Type) -> Format {
+        if self.is_binary(kind) { Format::Binary } else { Format::Text }
     }
 
     to_sql_checked!();
@@ -60,23 +151,14 @@ pub(super) fn hex(byte: u8) -> [u8; 2] {
     [byte >> 4, byte & 0xf].map(|nibble| if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 })
 }
 
-/// The parameters for operations on these many columns, each with what goes beside it, up to a number of rows; what is left
-/// over is null.
-pub(super) fn parameters<'a>(operations: &[&'a Operation<'a>], columns: usize, rows: usize) -> Vec<Parameter<'a>> {
-    let all = rows * (columns + BESIDE.len());
-    let mut parameters = Vec::with_capacity(all);
-    for operation in operations {
-        match &operation.change {
-            Change::Delete => parameters.extend(operation.key.values().map(Parameter::Value)),
-            Change::Upsert { columns, .. } => {
-                parameters.extend(columns.iter().map(|(_, value)| Parameter::Value(*value)));
-            }
-        }
-        let Operation { version, name, since, .. } = operation;
-        parameters.extend([Parameter::Version(*version), Parameter::Name(name), Parameter::Version(*since)]);
-    }
-    parameters.resize_with(all, || Parameter::Value(Value::Null));
-    parameters
+/// The parameters for operations on these many columns: the columns, and what goes beside them ([`super::sql::BESIDE`]).
+pub(super) fn parameters<'o, 'a>(
+    operations: &'o [&'o Operation<'a>],
+    columns: usize,
+) -> impl ExactSizeIterator<Item = Parameter<'o, 'a>> {
+    let beside = [What::Version, What::Name, What::Since];
+    let all: Vec<_> = (0..columns).map(What::Column).chain(beside).collect();
+    all.into_iter().map(|what| Parameter { operations, what })
 }
 
 /// Bytes of an operation's values, about.
@@ -89,27 +171,62 @@ pub(super) fn size(operation: &Operation<'_>) -> usize {
 }
 
 fn length(value: Value<'_>) -> usize {
-    value.as_text().map_or(0, str::len)
+    size_of::<i32>() + value.as_text().map_or(0, str::len)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use syncline_shared::record::{Action, Columns, Record, Row, Version};
 
-    fn sent(value: Value<'_>) -> Option<String> {
-        let mut out = BytesMut::new();
-        let is_null = Parameter::Value(value).to_sql(&Type::TEXT, &mut out).unwrap();
-        matches!(is_null, IsNull::No).then(|| String::from_utf8(out.to_vec()).unwrap())
+    use super::*;
+    use crate::target::fold::{fold, items};
+    use crate::target::{Batch, TableMap};
+
+    /// What is sent for a column of two records, the first of which has this value and the second none.
+    fn sent(kind: &Type, value: Value<'_>) -> Result<Vec<u8>, NotBase64> {
+        let row = |columns: &[(&str, Value<'_>)]| {
+            let mut row = Row::builder(Columns::new(columns.iter().map(|(name, _)| *name)));
+            columns.iter().for_each(|(_, value)| row.push(*value));
+            row.finish()
+        };
+        let record = |(id, value)| Record {
+            key: row(&[("id", Value::Number(id))]),
+            version: Version::new(1, 2, 3),
+            at: jiff::Timestamp::UNIX_EPOCH,
+            data: Some(row(&[("id", Value::Number(id)), ("notes", value)])),
+            partial: false,
+        };
+        let records = [("1", value), ("2", Value::Null)].map(record);
+        let table = TableMap { source: "desk".into(), table: "t".into(), into: "t".into(), columns: None };
+        let items = items(&[Batch { table: &table, action: Action::Update, records: &records }]);
+        let folded = fold(&items);
+        let operations: Vec<_> = folded.tables.iter().flat_map(|table| &table.operations).collect();
+        let (mut out, parameter) = (BytesMut::new(), parameters(&operations, 2).nth(1).unwrap());
+        match parameter.to_sql(kind, &mut out) {
+            Ok(_) => Ok(out.to_vec()),
+            Err(error) => Err(*error.downcast().unwrap()),
+        }
+    }
+
+    fn as_text(value: Value<'_>) -> String {
+        String::from_utf8(sent(&Type::BYTEA_ARRAY, value).unwrap()).unwrap()
     }
 
     #[test]
-    fn values_are_sent_as_their_texts() {
-        assert_eq!(sent(Value::Null), None);
-        assert_eq!(sent(Value::Text("")).as_deref(), Some(""));
-        assert_eq!(sent(Value::Text("a\tb\\N\n'$1")).as_deref(), Some("a\tb\\N\n'$1"));
-        assert_eq!(sent(Value::Bool(false)).as_deref(), Some("false"));
-        assert_eq!(sent(Value::Bytes("AP8K")).as_deref(), Some("\\x00ff0a"));
-        let refused = Parameter::Value(Value::Bytes("MARKER!")).to_sql(&Type::BYTEA, &mut BytesMut::new());
-        assert_eq!(refused.err().and_then(|error| error.downcast().ok()), Some(Box::new(NotBase64)));
+    fn values_stand_in_an_array_as_their_texts() {
+        assert_eq!(as_text(Value::Null), "{NULL,NULL}");
+        assert_eq!(as_text(Value::Text("")), r#"{"",NULL}"#);
+        assert_eq!(as_text(Value::Text("NULL")), r#"{"NULL",NULL}"#);
+        assert_eq!(as_text(Value::Text(r#"a,"b"\N{}"#)), r#"{"a,\"b\"\\N{}",NULL}"#);
+        assert_eq!(as_text(Value::Bool(false)), r#"{"false",NULL}"#);
+        assert_eq!(as_text(Value::Bytes("AP8K")), r#"{"\\x00ff0a",NULL}"#);
+        assert_eq!(sent(&Type::BYTEA_ARRAY, Value::Bytes("MARKER!")), Err(NotBase64));
+    }
+
+    #[test]
+    fn texts_are_sent_with_their_lengths() {
+        let expected = [&[0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 25, 0, 0, 0, 2, 0, 0, 0, 1], &[0, 0, 0, 3][..], b"a\"\\"];
+        let expected = [expected.concat(), vec![255; 4]].concat();
+        assert_eq!(sent(&Type::TEXT_ARRAY, Value::Text("a\"\\")), Ok(expected));
     }
 }

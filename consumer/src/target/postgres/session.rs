@@ -23,19 +23,13 @@ use super::config::PostgresTargetConfig;
 use super::error::{self, Doing};
 use super::group::{Form, Group, groups};
 use super::parameter::{parameters, size};
-use super::sql::{self, BESIDE, Places};
+use super::sql::{self, Places};
 use crate::target::SchemaMode;
 use crate::target::fold::{Change, FoldedTable, Item, Operation, Taken, fold, items};
 use crate::target::{Applied, ApplyError, Batch, Outcome};
 
 /// Prepared shapes kept per session. Shares that send only what changed have many; a full cache starts anew.
 const SHAPES_MAX: usize = 256;
-
-/// Rows of parameters that statements are prepared for. Fewer rows cost a statement nearly as much; more gain nothing.
-const ROWS: [usize; 5] = [1, 4, 16, 64, 256];
-
-/// Parameters of one statement that the protocol permits.
-const PARAMETERS_MAX: usize = 65_535;
 
 /// Bytes of values that one statement takes: the connection's buffer grows to the largest and stays as large.
 const STATEMENT_BYTES: usize = 64 * 1024;
@@ -63,13 +57,12 @@ struct Table {
     same_columns: Statement,
 }
 
-/// What a statement about records is made for: the table's number, the columns, how many rows it takes.
+/// What a statement about records is made for: the table's number and the columns.
 #[derive(PartialEq, Eq, Hash)]
 struct Shape {
     table: usize,
     what: What,
     columns: Vec<String>,
-    rows: usize,
 }
 
 /// What a statement does with records.
@@ -86,7 +79,7 @@ impl Session {
         let address = server.display();
         let connected = server.connect("syncline consumer").await;
         let client = connected.map_err(|cause| error::connecting(&address, cause))?;
-        // To plan a statement of many rows takes longer than to run it, so plans are kept, for a while.
+        // To plan a statement for the number of its records each time gains nothing, so plans are kept, for a while.
         // Texts are read in the form sources write them, whatever the server's or the user's own settings are.
         let settings = format!(
             "SET statement_timeout = {}; SET lock_timeout = {}; SET datestyle = 'ISO, YMD'; SET timezone = 'UTC'; \
@@ -157,10 +150,9 @@ impl Session {
         outcomes: &mut [Outcome],
         left: &mut Vec<Item<'a>>,
     ) -> Result<(), ApplyError> {
-        let rows_max = PARAMETERS_MAX / (group.columns.len() + BESIDE.len());
         let mut rest = group.operations.as_slice();
         while !rest.is_empty() {
-            let (now, later) = rest.split_at(at_once(rest, rows_max));
+            let (now, later) = rest.split_at(at_once(rest));
             rest = later;
             let written = self.ask(What::Write(group.form), table, group, now).await?;
             let written = written.first().map_or(0, |row| row.get::<_, i64>(0));
@@ -193,10 +185,8 @@ impl Session {
         operations: &[&Operation<'_>],
     ) -> Result<Vec<Row>, ApplyError> {
         let columns = &group.columns;
-        let rows_max = PARAMETERS_MAX / (columns.len() + BESIDE.len());
-        let rows = ROWS.into_iter().find(|rows| *rows >= operations.len()).unwrap_or(rows_max).min(rows_max);
-        let statement = self.statement(what, table, group, rows).await?;
-        let asked = self.client.query_raw(&statement, parameters(operations, columns.len(), rows));
+        let statement = self.statement(what, table, group).await?;
+        let asked = self.client.query_raw(&statement, parameters(operations, columns.len()));
         let answered = async { asked.await?.try_collect().await };
         answered.await.map_err(|cause| self.doing(table.into, columns).failed(cause))
     }
@@ -220,28 +210,27 @@ impl Session {
         known.is_some_and(|table| table.catalog.required.iter().all(|name| columns.contains(&name.as_str())))
     }
 
-    /// The prepared statement for so many rows of a group.
+    /// The prepared statement for a group.
     async fn statement(
         &mut self,
         what: What,
         table: &FoldedTable<'_>,
         group: &Group<'_, '_>,
-        rows: usize,
     ) -> Result<Statement, ApplyError> {
         let Some(known) = self.tables.get(&table_key(table.into, &table.key_columns)) else {
             return Err(catalog::missing_table(table.into, &group.columns, &table.key_columns));
         };
         let columns = group.columns.iter().map(|name| (*name).to_owned()).collect();
-        let shape = Shape { table: known.number, what, columns, rows };
+        let shape = Shape { table: known.number, what, columns };
         if let Some(statement) = self.statements.get(&shape) {
             return Ok(statement.clone());
         }
-        let (places, columns) = (&known.places, known.catalog.typed(&group.columns));
+        let (places, columns) = (&known.places, known.catalog.columns_of(&group.columns));
         let text = match what {
-            What::Write(Form::Delete) => places.delete(&columns, rows),
-            What::Write(Form::Whole) => places.upsert(&columns, rows),
-            What::Write(Form::Part) => places.update_else_insert(&columns, rows),
-            What::AskVersions => places.versions(&columns, rows),
+            What::Write(Form::Delete) => places.delete(&columns),
+            What::Write(Form::Whole) => places.upsert(&columns),
+            What::Write(Form::Part) => places.update_else_insert(&columns),
+            What::AskVersions => places.versions(&columns),
         };
         let prepared = self.client.prepare(&text).await;
         let prepared = prepared.map_err(|cause| self.doing(table.into, &group.columns).failed(cause))?;
@@ -266,12 +255,11 @@ fn table_key(into: &str, key: &[&str]) -> TableKey {
 }
 
 /// How many of the operations one statement takes.
-fn at_once(operations: &[&Operation<'_>], rows_max: usize) -> usize {
-    let rows_max = ROWS.last().map_or(rows_max, |rows| rows_max.min(*rows));
+fn at_once(operations: &[&Operation<'_>]) -> usize {
     let mut bytes = 0;
     let fits = |operation: &&&Operation<'_>| {
         bytes += size(operation);
         bytes <= STATEMENT_BYTES
     };
-    operations.iter().take(rows_max).take_while(fits).count().max(1)
+    operations.iter().take_while(fits).count().max(1)
 }

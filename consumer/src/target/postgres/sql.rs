@@ -1,24 +1,28 @@
 //! The statements of a PostgreSQL target. Pure text; every name is quoted here.
 //!
-//! Records come as rows of parameters, `s`: the values of their columns, and beside them the version, the key's name for
-//! tombstones, and the version below which a row may be overwritten. A statement is prepared for a number of rows; what is
-//! left over is null.
+//! Records come as arrays, one per column, and are called `s`: the values of their columns, and beside them the version, the
+//! key's name for tombstones, and the version below which a row may be overwritten.
 
 /// Column of the target table that holds a record's version.
 pub(super) const VERSION: &str = "_syncline_version";
 
-/// Columns beside those of the records, with their types.
-pub(super) const BESIDE: [(&str, &str); 3] =
-    [(VERSION, "pg_catalog.uuid"), ("_syncline_key", "pg_catalog.text"), ("_syncline_since", "pg_catalog.uuid")];
-
-/// Not a row that was left over.
-const IS_RECORD: &str = "s._syncline_key IS NOT NULL";
+/// Columns beside those of the records.
+const BESIDE: [Column<'static>; 3] = [
+    Column { name: VERSION, kind: "pg_catalog.uuid", array: "pg_catalog.uuid[]" },
+    Column { name: "_syncline_key", kind: "pg_catalog.text", array: "pg_catalog.text[]" },
+    Column { name: "_syncline_since", kind: "pg_catalog.uuid", array: "pg_catalog.uuid[]" },
+];
 
 /// The version of a row and of its tombstone must both be below the record's.
 const UNKNOWN_OR_OLDER: &str = r#"(t."_syncline_version" IS NULL OR t."_syncline_version" < s._syncline_since)"#;
 
-/// A column with its type, as PostgreSQL writes it.
-pub(super) type Typed<'a> = (&'a str, &'a str);
+/// A column of records, with its type and that of the array its values come in, as PostgreSQL writes them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Column<'a> {
+    pub(super) name: &'a str,
+    pub(super) kind: &'a str,
+    pub(super) array: &'a str,
+}
 
 /// Where the records of one target table are written.
 #[derive(Debug)]
@@ -88,13 +92,13 @@ impl Places {
     }
 
     /// Writes records that carry all a new row needs. Answers how many of them were written.
-    pub(super) fn upsert(&self, columns: &[Typed<'_>], rows: usize) -> String {
-        let (records, names) = (records(columns, rows), names(columns));
+    pub(super) fn upsert(&self, columns: &[Column<'_>]) -> String {
+        let (records, names) = (records(columns), names(columns));
         let Self { table, key, .. } = self;
         let set = self.set(&names, "excluded");
         format!(
             "WITH written AS (INSERT INTO {table} AS t ({into}, {VERSION}) OVERRIDING SYSTEM VALUE \
-             SELECT {values}, s.{VERSION} FROM {records} WHERE {IS_RECORD} AND {not_buried} \
+             SELECT {values}, s.{VERSION} FROM {records} s WHERE {not_buried} \
              ON CONFLICT ({keys}) DO UPDATE SET {set} \
              WHERE t.{VERSION} IS NULL OR t.{VERSION} < excluded.{VERSION} RETURNING 1) \
              SELECT count(*) FROM written",
@@ -107,12 +111,12 @@ impl Places {
 
     /// Writes records that may lack what a new row needs: `INSERT .. ON CONFLICT` would refuse them before it finds the
     /// row they belong to. Answers how many of them were written.
-    pub(super) fn update_else_insert(&self, columns: &[Typed<'_>], rows: usize) -> String {
-        let (records, names) = (records(columns, rows), names(columns));
+    pub(super) fn update_else_insert(&self, columns: &[Column<'_>]) -> String {
+        let (records, names) = (records(columns), names(columns));
         let Self { table, key, .. } = self;
         let set = self.set(&names, "s");
         format!(
-            "WITH s AS MATERIALIZED (SELECT * FROM {records} WHERE {IS_RECORD}), \
+            "WITH s AS MATERIALIZED {records}, \
              updated AS (UPDATE {table} AS t SET {set} FROM s \
              WHERE {same_row} AND {UNKNOWN_OR_OLDER} AND {not_buried} RETURNING 1), \
              inserted AS (INSERT INTO {table} AS t ({into}, {VERSION}) OVERRIDING SYSTEM VALUE \
@@ -129,11 +133,11 @@ impl Places {
     }
 
     /// Deletes rows and remembers their versions. Answers how many of the records were newer.
-    pub(super) fn delete(&self, columns: &[Typed<'_>], rows: usize) -> String {
-        let records = records(columns, rows);
+    pub(super) fn delete(&self, columns: &[Column<'_>]) -> String {
+        let records = records(columns);
         let Self { table, tombstones, literal, .. } = self;
         format!(
-            "WITH s AS MATERIALIZED (SELECT * FROM {records} WHERE {IS_RECORD}), \
+            "WITH s AS MATERIALIZED {records}, \
              gone AS (DELETE FROM {table} t USING s \
              WHERE {same_row} AND {UNKNOWN_OR_OLDER} AND {not_buried}), \
              buried AS (INSERT INTO {tombstones} AS d (table_name, key, version, deleted_at) \
@@ -150,15 +154,15 @@ impl Places {
 
     /// The versions the target has now, by the records' keys, and whether this transaction wrote them; none of a record it
     /// does not know.
-    pub(super) fn versions(&self, columns: &[Typed<'_>], rows: usize) -> String {
-        let records = records(columns, rows);
+    pub(super) fn versions(&self, columns: &[Column<'_>]) -> String {
+        let records = records(columns);
         let Self { table, tombstones, literal, .. } = self;
         format!(
             "SELECT s._syncline_key, replace(greatest(t.{VERSION}, d.version)::text, '-', ''), \
-             pg_current_xact_id()::xid IN (t.xmin, d.xmin) IS TRUE FROM {records} \
+             pg_current_xact_id()::xid IN (t.xmin, d.xmin) IS TRUE FROM {records} s \
              LEFT JOIN {table} t ON {same_row} \
              LEFT JOIN {tombstones} d ON d.table_name = {literal} AND d.key = s._syncline_key \
-             WHERE {IS_RECORD} AND greatest(t.{VERSION}, d.version) IS NOT NULL",
+             WHERE greatest(t.{VERSION}, d.version) IS NOT NULL",
             same_row = self.same_key("t"),
         )
     }
@@ -222,28 +226,18 @@ impl Places {
     }
 }
 
-fn names<'a>(columns: &[Typed<'a>]) -> Vec<&'a str> {
-    columns.iter().map(|(name, _)| *name).collect()
+fn names<'a>(columns: &[Column<'a>]) -> Vec<&'a str> {
+    columns.iter().map(|column| column.name).collect()
 }
 
-/// Rows of parameters, called `s`. The types are said once, in the first row: those below take after it.
-fn records(columns: &[Typed<'_>], rows: usize) -> String {
-    let all: Vec<Typed<'_>> = columns.iter().copied().chain(BESIDE).collect();
-    let mut text = String::with_capacity(rows * all.len() * 7);
-    text.push_str("(VALUES ");
-    for row in 0..rows {
-        text.push_str(if row == 0 { "(" } else { ", (" });
-        for (place, (_, kind)) in all.iter().enumerate() {
-            let comma = if place == 0 { "" } else { ", " };
-            text.push_str(&format!("{comma}${}", row * all.len() + place + 1));
-            if row == 0 {
-                text.push_str(&format!("::{kind}"));
-            }
-        }
-        text.push(')');
-    }
-    text.push_str(&format!(") s ({})", list("", &names(&all))));
-    text
+/// Records out of arrays. Called in the select list, `unnest` takes an element at a time and keeps none.
+fn records(columns: &[Column<'_>]) -> String {
+    let elements = (1..).zip(columns.iter().chain(&BESIDE)).map(|(number, Column { name, kind, array })| {
+        let element = format!("pg_catalog.unnest(${number}::{array})");
+        let cast = if *array == format!("{kind}[]") { String::new() } else { format!("::{kind}") };
+        format!("{element}{cast} AS {}", ident(name))
+    });
+    format!("(SELECT {})", elements.collect::<Vec<_>>().join(", "))
 }
 
 #[cfg(test)]
@@ -259,8 +253,10 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_parameters_say_their_types_once() {
-        let expected = r#"(VALUES ($1::text, $2::pg_catalog.uuid, $3::pg_catalog.text, $4::pg_catalog.uuid), ($5, $6, $7, $8)) s ("id", "_syncline_version", "_syncline_key", "_syncline_since")"#;
-        assert_eq!(records(&[("id", "text")], 2), expected);
+    fn records_come_in_arrays_and_are_cast_where_these_are_of_another_type() {
+        let columns =
+            [Column { name: "id", kind: "text", array: "text[]" }, Column { name: "at", kind: "box", array: "text[]" }];
+        let expected = r#"(SELECT pg_catalog.unnest($1::text[]) AS "id", pg_catalog.unnest($2::text[])::box AS "at", pg_catalog.unnest($3::pg_catalog.uuid[]) AS "_syncline_version", pg_catalog.unnest($4::pg_catalog.text[]) AS "_syncline_key", pg_catalog.unnest($5::pg_catalog.uuid[]) AS "_syncline_since")"#;
+        assert_eq!(records(&columns), expected);
     }
 }

@@ -72,9 +72,22 @@ async fn values_of_all_types_arrive_as_they_were() {
         ("inet", "::ffff:10.0.0.1/128"),
         ("bit(3)", "101"),
         ("int4range", "[1,10)"),
+        ("box", "(3,4),(1,2)"),
+        ("box[]", "{(3,4),(1,2);(7,8),(5,6)}"),
+        ("xml", "<a b=\"c\">d</a>"),
+        ("\"char\"", "x"),
+        ("name", "pg_class"),
+        ("regclass", "pg_class"),
+        ("code", "A-1"),
+        ("pair", "(1,\"a,\"\"b\"\"\")"),
     ];
     let bench = PostgresBench::new().await;
-    bench.run("CREATE TYPE mood AS ENUM ('happy', 'so ''so''')").await;
+    bench
+        .run(
+            "CREATE TYPE mood AS ENUM ('happy', 'so ''so'''); CREATE DOMAIN code AS varchar(3) CHECK (value LIKE '_-_');
+             CREATE TYPE pair AS (number integer, name text)",
+        )
+        .await;
     let columns: Vec<_> = values.iter().enumerate().map(|(index, (kind, _))| format!("c{index} {kind}")).collect();
     bench.run(&format!("CREATE TABLE types (id integer PRIMARY KEY, {})", columns.join(", "))).await;
     let names: Vec<_> = (0..values.len()).map(|index| format!("c{index}")).collect();
