@@ -41,44 +41,51 @@ enum What {
     Since,
 }
 
-impl Parameter<'_, '_> {
+/// A value as it is sent.
+enum Element<'a> {
+    Text(&'a str),
+    Hex(Vec<u8>),
+    Version([u8; 16]),
+}
+
+impl Element<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Text(text) => text.as_bytes(),
+            Self::Hex(hex) => hex,
+            Self::Version(bytes) => bytes,
+        }
+    }
+}
+
+impl<'a> Parameter<'_, 'a> {
     /// Whether it is sent in the binary format, where the element's type has one that is as plain as its text.
     fn is_binary(&self, kind: &Type) -> bool {
         !matches!(self.what, What::Column(_)) || *kind == Type::TEXT_ARRAY
     }
 
-    /// Puts an operation's value as it stands; whether it has one.
-    fn put(&self, operation: &Operation<'_>, out: &mut BytesMut) -> Result<bool, NotBase64> {
+    /// An operation's value; none is null.
+    fn element<'e>(&self, operation: &'e Operation<'a>) -> Result<Option<Element<'e>>, NotBase64> {
         let place = match self.what {
             What::Column(place) => place,
-            What::Name => {
-                out.put_slice(operation.name.as_bytes());
-                return Ok(true);
-            }
-            What::Version => {
-                out.put_slice(&operation.version.to_bytes());
-                return Ok(true);
-            }
-            What::Since => {
-                out.put_slice(&operation.since.to_bytes());
-                return Ok(true);
-            }
+            What::Name => return Ok(Some(Element::Text(&operation.name))),
+            What::Version => return Ok(Some(Element::Version(operation.version.to_bytes()))),
+            What::Since => return Ok(Some(Element::Version(operation.since.to_bytes()))),
         };
         let value = match &operation.change {
             Change::Delete => operation.key.values().nth(place),
             Change::Upsert { columns, .. } => columns.get(place).map(|(_, value)| *value),
         };
-        match value.unwrap_or(Value::Null) {
-            Value::Null | Value::Unchanged => return Ok(false),
-            Value::Bool(true) => out.put_slice(b"true"),
-            Value::Bool(false) => out.put_slice(b"false"),
-            Value::Number(text) | Value::Text(text) => out.put_slice(text.as_bytes()),
+        Ok(match value.unwrap_or(Value::Null) {
+            Value::Null | Value::Unchanged => None,
+            Value::Bool(true) => Some(Element::Text("true")),
+            Value::Bool(false) => Some(Element::Text("false")),
+            Value::Number(text) | Value::Text(text) => Some(Element::Text(text)),
             Value::Bytes(base64) => {
-                out.put_slice(b"\\x");
-                out.extend(STANDARD.decode(base64).map_err(|_| NotBase64)?.into_iter().flat_map(hex));
+                let bytes = STANDARD.decode(base64).map_err(|_| NotBase64)?;
+                Some(Element::Hex(b"\\x".iter().copied().chain(bytes.into_iter().flat_map(hex)).collect()))
             }
-        }
-        Ok(true)
+        })
     }
 
     fn put_binary(&self, element: u32, out: &mut BytesMut) -> Result<(), Box<dyn Error + Sync + Send>> {
@@ -89,34 +96,35 @@ impl Parameter<'_, '_> {
         out.put_i32(i32::try_from(self.operations.len())?);
         out.put_i32(lower_bound);
         for operation in self.operations {
-            let start = out.len();
-            out.put_i32(NULL);
-            if self.put(operation, out)? {
-                let length = i32::try_from(out.len() - start - size_of::<i32>())?;
-                out.iter_mut().skip(start).zip(length.to_be_bytes()).for_each(|(place, byte)| *place = byte);
-            }
+            let Some(element) = self.element(operation)? else {
+                out.put_i32(NULL);
+                continue;
+            };
+            let bytes = element.bytes();
+            out.put_i32(i32::try_from(bytes.len())?);
+            out.put_slice(bytes);
         }
         Ok(())
     }
 
     fn put_text(&self, out: &mut BytesMut) -> Result<(), NotBase64> {
+        let needs_escape = |byte: &u8| matches!(byte, b'"' | b'\\');
         for (number, operation) in self.operations.iter().enumerate() {
             out.put_u8(if number == 0 { b'{' } else { b',' });
-            let start = out.len();
-            out.put_u8(b'"');
-            if !self.put(operation, out)? {
-                out.truncate(start);
+            let Some(element) = self.element(operation)? else {
                 out.put_slice(b"NULL");
                 continue;
+            };
+            out.put_u8(b'"');
+            let mut rest = element.bytes();
+            while let Some(at) = rest.iter().position(needs_escape) {
+                let (plain, special) = rest.split_at(at);
+                out.put_slice(plain);
+                out.put_u8(b'\\');
+                out.extend(special.first());
+                rest = special.get(1..).unwrap_or_default();
             }
-            let needs_escape = |byte: &u8| matches!(byte, b'"' | b'\\');
-            if out.iter().skip(start + 1).any(needs_escape) {
-                let plain = out.split_off(start + 1);
-                for byte in plain {
-                    out.extend(needs_escape(&byte).then_some(b'\\'));
-                    out.put_u8(byte);
-                }
-            }
+            out.put_slice(rest);
             out.put_u8(b'"');
         }
         out.put_u8(b'}');
