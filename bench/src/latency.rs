@@ -121,6 +121,8 @@ struct Flow<'a> {
 impl Flow<'_> {
     /// Writes over one connection: a transaction at each of its ticks, by the clock and not by when the last one ended.
     async fn write(&self, client: &Client, at: u32) -> Result<()> {
+        // Else PostgreSQL plans each statement anew, and the writers take a processor for themselves.
+        client.batch_execute("SET plan_cache_mode = force_generic_plan").await?;
         let insert = client.prepare(&self.world.table.insert("$1::int", "$2::int")).await?;
         let commits = self.rate.min(COMMITS_PER_SECOND);
         let rows = self.rate / commits;

@@ -36,8 +36,8 @@ pub struct BatchConfig {
     pub batch_bytes_max: usize,
     /// Records after which a batch closes; 1 to 100000, default 1000.
     pub batch_records_max: u32,
-    /// Milliseconds a batch waits for more after its first record; 0 to 10000, default 5. 0 sends at once what one poll
-    /// brought. Ten times as long while the source is far ahead: larger batches catch up sooner.
+    /// Milliseconds a batch waits for more after its first record while others are on their way; 0 to 10000, default 5. 0
+    /// sends at once what one poll brought. Ten times as long while the source is far ahead: larger batches catch up sooner.
     pub linger_ms: u64,
     /// Bytes of plaintext lines in all open batches together, at least `batch_bytes_max`; default 16777216. Above it the
     /// oldest batches close early. Buffers grow by doubling, so up to twice as much memory is held.

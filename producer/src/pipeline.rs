@@ -82,6 +82,8 @@ pub fn start<S: Source + 'static, B: Broker>(
         reconnects: metrics.reconnects("source"),
         unstored: None,
         held: None,
+        under_way: 0,
+        is_behind: false,
     };
     let stop = tasks.stop();
     tasks.spawn("reader", reader.run(jobs, stop));
@@ -101,6 +103,10 @@ struct Reader<S: Source> {
     unstored: Option<S::Position>,
     /// A poll whose display values are being looked up; nothing of it is decided before all are there.
     held: Option<Polled<S::Position>>,
+    /// Batches that the publisher has, and that are not confirmed.
+    under_way: usize,
+    /// Whether what the source still has is far more than what is under way.
+    is_behind: bool,
 }
 
 impl<S: Source> Reader<S> {
@@ -113,6 +119,10 @@ impl<S: Source> Reader<S> {
         let (mut look_backoff, mut look_at) = (Backoff::default(), None);
         let mut shift = Shift::begin(self.source.pace(), Timestamp::now());
         loop {
+            if self.under_way == 0 && !self.is_behind {
+                // A batch lingers so that others need not be made while some are on their way. When none is, it leaves.
+                self.offers.close_all();
+            }
             next_job = next_job.or_else(|| self.offers.next_job());
             let turn_at = shift.wait(Timestamp::now()).map(|wait| Instant::now() + wait);
             let wake = retry_at.into_iter().chain(self.offers.next_deadline()).chain(turn_at).min();
@@ -121,7 +131,10 @@ impl<S: Source> Reader<S> {
                 () = stop.wait() => break,
                 Some(tickets) = self.confirmed.recv() => self.confirm(tickets).await,
                 permit = jobs.reserve(), if next_job.is_some() => match (permit, next_job.take()) {
-                    (Ok(permit), Some(job)) => permit.send(job),
+                    (Ok(permit), Some(job)) => {
+                        permit.send(job);
+                        self.under_way += 1;
+                    }
                     // The publisher is gone, and with it the service.
                     (Err(_), _) | (_, None) => return Ok(()),
                 },
@@ -159,7 +172,8 @@ impl<S: Source> Reader<S> {
                 polled = poll_or_tend(&mut self.source, (next_job.is_none() && self.held.is_none() && !shift.is_resting()).then_some(POLL)), if retry_at.is_none() && !halted => {
                     self.log.note(&self.source);
                     // What runs in the background is a backlog by itself.
-                    self.offers.set_behind(S::IN_BACKGROUND || self.source.lag_bytes() > Some(BEHIND_BYTES));
+                    self.is_behind = S::IN_BACKGROUND || self.source.lag_bytes() > Some(BEHIND_BYTES);
+                    self.offers.set_behind(self.is_behind);
                     let Some(polled) = polled else { continue };
                     match polled {
                         Ok(polled) => {
@@ -240,6 +254,7 @@ impl<S: Source> Reader<S> {
 
     /// Counts confirmed records and stores the position they allow.
     async fn confirm(&mut self, tickets: Vec<Ticket>) {
+        self.under_way = self.under_way.saturating_sub(1);
         for Ticket { poll, records } in tickets {
             self.checkpoint.done(poll, u64::from(records));
         }

@@ -507,13 +507,59 @@ async fn a_share_that_does_not_fit_its_table_pauses_and_commits_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lone_change_leaves_at_once_and_those_behind_it_linger_until_it_is_confirmed() {
+    let mut scene = Scene::new();
+    scene.config.batch.linger_ms = 10_000;
+    scene.config.batch.batch_records_max = 1000;
+    let (begin, confirms) = (tokio::time::Instant::now(), scene.broker.hold());
+    scene.source.push([change(1, 1, "x")]);
+    let mut others = Some((2..=21).map(|version| change(version, version, "x")));
+    let share = scene.metrics.share("incidents");
+    let committed = async || {
+        let sent = scene.broker.sent.load(Ordering::Relaxed);
+        if sent == 1
+            && let Some(others) = others.take()
+        {
+            scene.source.push(others);
+        }
+        if others.is_none() && share.shared(Action::Insert).get() + share.shared(Action::Update).get() == 21 {
+            confirms.send_if_modified(|released| {
+                assert!(*released || sent == 1, "{sent} were sent before the first was confirmed");
+                !std::mem::replace(released, true)
+            });
+        }
+        scene.source.committed() == 21
+    };
+    scene.run_until("committed", committed).await;
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert_eq!(scene.arrived().await.len(), 21);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_shutdown_sends_what_was_read_and_stores_its_position() {
     let mut scene = Scene::new();
     scene.config.batch.linger_ms = 10_000;
     scene.config.batch.batch_records_max = 1000;
-    scene.source.push((1..=20).map(|version| change(version, version, "x")));
+    // What is behind a change that is not confirmed waits for more.
+    let confirms = scene.broker.hold();
+    scene.source.push([change(1, 1, "x")]);
+    let mut others = Some((2..=20).map(|version| change(version, version, "x")));
     let share = scene.metrics.share("incidents");
-    scene.run_until("read", async || share.shared(Action::Insert).get() == 10).await;
+    let read = async || {
+        let sent = scene.broker.sent.load(Ordering::Relaxed);
+        if sent == 1
+            && let Some(others) = others.take()
+        {
+            scene.source.push(others);
+        }
+        let is_read = share.shared(Action::Insert).get() + share.shared(Action::Update).get() == 20;
+        if is_read {
+            assert_eq!(sent, 1, "the others linger");
+            confirms.send_replace(true);
+        }
+        is_read
+    };
+    scene.run_until("read", read).await;
     assert_eq!((scene.source.committed(), scene.arrived().await.len()), (20, 20));
 }
 

@@ -32,7 +32,7 @@ use crate::target::{Applied, ApplyError, Batch, Outcome};
 const SHAPES_MAX: usize = 256;
 
 /// Bytes of values that one statement takes: the connection's buffer grows to the largest and stays as large.
-const STATEMENT_BYTES: usize = 64 * 1024;
+const STATEMENT_BYTES: usize = 128 * 1024;
 
 /// A connection to the target.
 pub(super) struct Session {
