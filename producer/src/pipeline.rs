@@ -192,9 +192,9 @@ impl<S: Source> Reader<S> {
                                 STAND_BY_INTERVAL
                             } else {
                                 self.part.pause(error.class(), &error);
+                                self.reconnects.inc();
                                 backoff.next_wait()
                             };
-                            self.reconnects.inc();
                             shift.hold(Timestamp::now());
                             retry_at = Some(Instant::now() + wait);
                         }

@@ -1,4 +1,4 @@
-//! What the parts of a service do: one log line per fault, two metrics, the answers for `/readyz` and `/jobs`.
+//! What the parts of a service do: one log line per fault, three metrics, the answers for `/readyz` and `/jobs`.
 //!
 //! A part is a source, a queue or a partition of a subscription. Partitions that meet the same fault tell it once: the
 //! first one logs it, the last one logs its end. A reason never shows a record, a key or a password.
@@ -25,6 +25,7 @@ use self::state::{Pause, State};
 pub struct Health {
     parts: Arc<Mutex<BTreeMap<Name, State>>>,
     paused: IntGaugeVec,
+    standing_by: IntGaugeVec,
     resting: IntGaugeVec,
 }
 
@@ -36,7 +37,7 @@ struct Name {
 }
 
 impl Health {
-    /// Registers `syncline_<service>_paused` and `syncline_<service>_resting`.
+    /// Registers `syncline_<service>_paused`, `.._standing_by` and `.._resting`.
     ///
     /// # Errors
     /// A metric of that name exists already.
@@ -44,30 +45,39 @@ impl Health {
         let gauge =
             |name: &str, help: &str| metrics::gauge(registry, &format!("syncline_{service}_{name}"), help, &["part"]);
         let paused = gauge("paused", "1 while this part is paused by a fault; /readyz and the log say which")?;
+        let standing_by =
+            gauge("standing_by", "1 while this part waits for another process to leave what it would work on")?;
         let resting = gauge("resting", "1 while this part has done its work and waits for its next time")?;
-        Ok(Self { parts: Arc::default(), paused, resting })
+        Ok(Self { parts: Arc::default(), paused, standing_by, resting })
     }
 
     /// A part by its name, working until it says otherwise.
     #[must_use]
     pub fn part(&self, name: String) -> Part {
         let label = name.clone();
-        self.named(Name { group: name, partition: None }, &label)
+        let shown = [
+            (Standing::Paused, &self.paused),
+            (Standing::StandsBy, &self.standing_by),
+            (Standing::Rests, &self.resting),
+        ];
+        self.named(Name { group: name, partition: None }, &label, &shown)
     }
 
     /// One of the partitions of a part, working until it says otherwise.
     #[must_use]
     pub fn partition(&self, of: String, partition: u32) -> Part {
         let label = format!("{of} partition {partition}");
-        self.named(Name { group: of, partition: Some(partition) }, &label)
+        // Others may have it meanwhile: that is the broker's to know, and to tell.
+        let shown = [(Standing::Paused, &self.paused), (Standing::Rests, &self.resting)];
+        self.named(Name { group: of, partition: Some(partition) }, &label, &shown)
     }
 
-    fn named(&self, name: Name, label: &str) -> Part {
-        let [paused, resting] = [&self.paused, &self.resting].map(|gauge| gauge.with_label_values(&[label]));
-        paused.set(0);
-        resting.set(0);
+    fn named(&self, name: Name, label: &str, shown: &[(Standing, &IntGaugeVec)]) -> Part {
+        let gauges = shown.iter().map(|(of, gauge)| (*of, gauge.with_label_values(&[label]))).collect();
         self.lock().insert(name.clone(), State::Works { since: Timestamp::now() });
-        Part { health: self.clone(), name, paused, resting }
+        let part = Part { health: self.clone(), name, gauges };
+        part.shows(Standing::Works);
+        part
     }
 
     /// The paused parts with their reasons; partitions paused by the same fault are one entry.
@@ -128,8 +138,8 @@ fn ranges(numbers: &[u32]) -> String {
 pub struct Part {
     health: Health,
     name: Name,
-    paused: IntGauge,
-    resting: IntGauge,
+    /// Each is 1 while the part does this.
+    gauges: Vec<(Standing, IntGauge)>,
 }
 
 impl Part {
@@ -138,7 +148,7 @@ impl Part {
         self.pauses(class, fault, false);
     }
 
-    /// The same for a part that waits for its turn: it is not ready, and nobody has to do anything about it.
+    /// Says that the part waits for its turn: it is not ready, and nobody has to do anything about it.
     pub fn stand_by(&self, why: &(dyn Error + 'static)) {
         self.pauses(Class::Transient, why, true);
     }
@@ -157,13 +167,13 @@ impl Part {
         let pause = Pause { key, reason: reason.clone(), since, attempts, stands_by };
         parts.insert(self.name.clone(), State::Paused(pause));
         drop(parts);
-        self.paused.set(1);
-        self.resting.set(0);
+        self.shows(if stands_by { Standing::StandsBy } else { Standing::Paused });
         if known {
             return;
         }
         let Name { group: part, partition } = &self.name;
         match class {
+            _ if stands_by => tracing::info!(part, partition, reason, "stands by"),
             Class::Transient => tracing::warn!(part, partition, reason, "paused, trying again"),
             Class::Permanent | Class::Systemic => {
                 tracing::error!(part, partition, reason, "paused until this is mended; nothing is lost");
@@ -180,8 +190,7 @@ impl Part {
         let was = parts.insert(self.name.clone(), State::Works { since: Timestamp::now() });
         let was = was.as_ref().and_then(State::pause).filter(|was| !self.shares(&parts, &was.key));
         drop(parts);
-        self.paused.set(0);
-        self.resting.set(0);
+        self.shows(Standing::Works);
         if let Some(was) = was {
             tracing::info!(part = self.name.group, partition = self.name.partition, after = was.key, "works again");
         }
@@ -191,8 +200,15 @@ impl Part {
     pub fn rests(&self, until: Timestamp) {
         self.works();
         self.health.lock().insert(self.name.clone(), State::Rests { since: Timestamp::now(), until });
-        self.resting.set(1);
+        self.shows(Standing::Rests);
         tracing::debug!(part = self.name.group, partition = self.name.partition, %until, "rests");
+    }
+
+    /// Sets the metrics to what it does.
+    fn shows(&self, standing: Standing) {
+        for (of, gauge) in &self.gauges {
+            gauge.set(i64::from(standing == *of));
+        }
     }
 
     /// Whether a part of this group is paused by this fault.
@@ -206,8 +222,7 @@ impl Part {
 impl Drop for Part {
     fn drop(&mut self) {
         self.health.lock().remove(&self.name);
-        self.paused.set(0);
-        self.resting.set(0);
+        self.shows(Standing::Works);
     }
 }
 
@@ -267,6 +282,14 @@ mod tests {
         ];
         assert_eq!(told, expected);
         assert_eq!(health.faults().iter().filter(|fault| fault.stands_by).count(), 1);
+        let shown = |part: &str| {
+            [&health.paused, &health.standing_by, &health.resting].map(|gauge| gauge.with_label_values(&[part]).get())
+        };
+        assert_eq!(shown("source desk"), [0, 1, 0], "who waits for its turn is not paused");
+        source.pause(Class::Transient, &std::io::Error::other("gone"));
+        assert_eq!(shown("source desk"), [1, 0, 0]);
+        source.works();
+        assert_eq!(shown("source desk"), [0, 0, 0]);
         assert_eq!(health.resting.with_label_values(&["subscription crm partition 2"]).get(), 1);
         partitions[2].works();
         assert_eq!(health.resting.with_label_values(&["subscription crm partition 2"]).get(), 0);
