@@ -69,7 +69,12 @@ fn every_metric_an_alert_asks_for_is_documented_and_every_alert_is_tested() {
     for alert in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
         assert!(tests.contains(&format!("alertname: {alert}\n")), "{alert} has no test that it fires");
         assert!(tests.contains(&format!("alertname: {alert}, ")), "{alert} has no test that it does not fire");
-        assert!(documented.contains(&format!("\n#### `{alert}`")), "{alert} is not explained");
+        let (_, entry) =
+            documented.split_once(&format!("\n#### `{alert}`")).unwrap_or_else(|| panic!("{alert} is not explained"));
+        let entry = entry.split("\n#").next().unwrap();
+        for part in ["Cause", "Look here", "Do this"] {
+            assert!(entry.contains(&format!("\n- **{part}:** ")), "{alert} has no `{part}`");
+        }
     }
 }
 

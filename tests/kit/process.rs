@@ -13,6 +13,17 @@ pub fn syncline(folder: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_syncline")).args(args).current_dir(folder).output().unwrap()
 }
 
+/// The program under test.
+pub fn program() -> PathBuf {
+    env!("CARGO_BIN_EXE_syncline").into()
+}
+
+/// The program it takes the place of in an upgrade: that of `SYNCLINE_TEST_BEFORE`, else the same.
+pub fn program_before() -> PathBuf {
+    #[expect(clippy::disallowed_methods, reason = "how whoever runs the tests hands it over")]
+    std::env::var("SYNCLINE_TEST_BEFORE").map_or_else(|_| program(), PathBuf::from)
+}
+
 /// A running service; killed at the end of the test if it still runs.
 pub struct Service {
     child: Child,
@@ -32,9 +43,18 @@ impl Service {
 
     /// The same under a name: its log goes on in the file of that name.
     pub fn start_as(name: &str, folder: &Path, command: &str, config: &Path, env: &[(&str, String)]) -> Self {
+        Self::spawn(&program(), name, folder, command, config, env)
+    }
+
+    /// Starts a service of another program.
+    pub fn start_program(program: &Path, folder: &Path, command: &str, config: &Path) -> Self {
+        Self::spawn(program, &super::unique(command), folder, command, config, &[])
+    }
+
+    fn spawn(program: &Path, name: &str, folder: &Path, command: &str, config: &Path, env: &[(&str, String)]) -> Self {
         let log = folder.join(format!("{name}.log"));
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_syncline"))
+        let child = Command::new(program)
             .args([command, "--config"])
             .arg(config)
             .current_dir(folder)
