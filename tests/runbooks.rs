@@ -17,7 +17,7 @@ const SHARE: &str = "[share.items]\nsource = \"desk\"\ntable = \"item\"\nqueue =
 pub async fn while_changes_flow(path: &Path, steps: impl Future<Output = ()>) {
     let client = crate::kit::database::connect(&path.source.url).await;
     let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
-    let writing = async {
+    let changing = async move {
         let mut id = 0;
         while stopped.try_recv().is_err() {
             id += 1;
@@ -26,14 +26,17 @@ pub async fn while_changes_flow(path: &Path, steps: impl Future<Output = ()>) {
                  DELETE FROM item WHERE id = {id} / 3 AND id % 2 = 0"
             );
             client.batch_execute(&change).await.unwrap();
-            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     };
-    let steps = async {
-        steps.await;
-        stop.send(()).unwrap();
-    };
-    tokio::join!(writing, steps);
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "goes on while a step runs a command or waits for the end of a service"
+    )]
+    let changing = tokio::spawn(changing);
+    steps.await;
+    stop.send(()).unwrap();
+    changing.await.unwrap();
 }
 
 /// Waits until changes made from now on have arrived, some in every partition.
