@@ -3,12 +3,13 @@ FROM rust:1.95-slim-trixie AS build
 # The C compiler is for SQLite, zstd and the cryptography.
 RUN if ! command -v cc >/dev/null; then apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; fi
 WORKDIR /src
-# Paths inside the binary are the same wherever it is built.
-ENV CARGO_TERM_COLOR=never RUSTFLAGS="--remap-path-prefix=/src=. --remap-path-prefix=/usr/local/cargo=cargo"
+ENV CARGO_TERM_COLOR=never
+# The time of the commit, for what the image is made of: --build-arg SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+ARG SOURCE_DATE_EPOCH=0
 COPY . .
 # Dependencies and what was compiled of them stay in the builder between builds.
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
-    cargo build --release --locked --bin syncline && install -D target/release/syncline /out/syncline
+    deploy/release.sh '' /out
 
 FROM debian:trixie-slim
 LABEL org.opencontainers.image.title="Syncline" \
@@ -17,6 +18,8 @@ LABEL org.opencontainers.image.title="Syncline" \
 # Authorities for brokers and databases with public certificates.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /out/syncline /usr/local/bin/syncline
+# What the binary is made of, where scanners of images look for it.
+COPY --from=build /out/syncline.cdx.json /usr/share/sbom/syncline.cdx.json
 # Volumes mounted here belong to the user from the start.
 RUN groupadd --gid 10001 syncline && useradd --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin syncline \
     && install -d -o 10001 -g 10001 -m 755 /etc/syncline /var/lib/syncline \

@@ -81,6 +81,9 @@ say "the rules of Prometheus, held against made-up series"
 docker run --rm -v ./deploy/prometheus:/rules:ro --entrypoint promtool prom/prometheus:v3.1.0 test rules /rules/rules.test.yml
 say "building"
 dc build producer
+docker run --rm --entrypoint cat syncline:test /usr/share/sbom/syncline.cdx.json |
+  python3 -c 'import json, sys; assert any(one["name"] == "rustls" for one in json.load(sys.stdin)["components"])' ||
+  die "the image does not say what it is made of"
 say "starting everything"
 dc up -d --wait --wait-timeout 300
 healthy || die "not everything is healthy"
