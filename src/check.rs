@@ -19,6 +19,7 @@ use syncline_shared::config::Places;
 use syncline_shared::notify::Receiver;
 use syncline_shared::queue::{Broker, QueueError};
 use syncline_shared::tasks::chain;
+use syncline_shared::traces;
 
 use crate::cli::DEFAULT_FILE;
 use crate::config::{Config, Env, compile};
@@ -43,6 +44,7 @@ pub(crate) async fn run(path: &Path, env: &Env, json: bool) -> Result<(), Failur
     findings.extend(sources(&config).await);
     findings.extend(targets(&config).await);
     findings.extend(receivers(&config).await);
+    findings.extend(collector(&config).await);
     let bad: usize = findings.iter().map(|finding| finding.problems.len()).sum();
     if json {
         let describe = |one: &Finding| json!({ "system": one.system, "problems": one.problems, "notes": one.notes });
@@ -211,6 +213,12 @@ async fn receivers(config: &Config) -> Vec<Finding> {
         findings.push(Finding { system: format!("notify {}", receiver.name()), problems, notes: Vec::new() });
     }
     findings
+}
+
+/// Where spans go; it is sent a request without any.
+async fn collector(config: &Config) -> Option<Finding> {
+    let problems = traces::check(config.traces.as_ref()?).await.err().iter().map(|error| chain(error)).collect();
+    Some(Finding { system: "traces".to_owned(), problems, notes: Vec::new() })
 }
 
 fn counted(count: usize, what: &str) -> String {

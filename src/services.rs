@@ -30,6 +30,7 @@ use syncline_shared::queue::embedded::Embedded;
 use syncline_shared::queue::rabbitmq::RabbitMq;
 use syncline_shared::tasks::TaskGroup;
 use syncline_shared::tls::TlsConfig;
+use syncline_shared::traces::{self, Maker, RABBITMQ, Traces};
 
 use crate::config::{Config, Env, Role, compile};
 use crate::failure::Failure;
@@ -60,8 +61,11 @@ pub(crate) async fn run(path: &Path, env: Env, role: Role) -> Result<(), Failure
     let mut service = Service::new(service)?;
     service.keep_journals(&config, role);
     service.listen(listen).await?;
+    service.trace(&config, Duration::from_millis(grace_ms))?;
     service.start(&config, &load_keyring, role)?;
     service.notify(&config)?;
+    // The exporter ends with the last pipeline that makes spans.
+    service.traces = None;
     service.tasks.run(pending(), Duration::from_millis(grace_ms)).await.map_err(|error| Failure::other(&error))?;
     tracing::info!("stopped: everything in flight is settled and the position is stored");
     Ok(())
@@ -76,6 +80,8 @@ pub(crate) struct Service {
     producer_journal: Option<syncline_producer::journal::Journal>,
     consumer_journal: Option<syncline_consumer::journal::Journal>,
     journals: Journals,
+    /// Makes spans, if the configuration names a collector.
+    traces: Option<Traces>,
 }
 
 impl Service {
@@ -90,6 +96,7 @@ impl Service {
             producer_journal: None,
             consumer_journal: None,
             journals: Journals::default(),
+            traces: None,
         })
     }
 
@@ -125,6 +132,18 @@ impl Service {
             Some(notify) => Ok(notify::start(&mut self.tasks, notify, self.name, &self.health, &self.registry)?),
             None => Ok(()),
         }
+    }
+
+    /// Has spans made for the collector the configuration names.
+    fn trace(&mut self, config: &Config, grace: Duration) -> Result<(), Failure> {
+        let Some(traces) = &config.traces else { return Ok(()) };
+        let system = match config.queue {
+            QueueConfig::Rabbitmq(_) => RABBITMQ,
+            QueueConfig::Embedded(_) => "syncline",
+        };
+        let maker = Maker { service: self.name, system, grace };
+        self.traces = Some(traces::start(&mut self.tasks, traces, maker, &self.registry)?);
+        Ok(())
     }
 
     /// Starts the pipelines of a role.
@@ -166,7 +185,10 @@ impl Service {
         let sources: BTreeSet<&str> = config.shares.values().map(|share| share.source.as_str()).collect();
         for name in sources {
             // The stream and the bulk shares beside it decide by rules of their own, with the same counters.
-            let ready = || Ok::<_, Failure>(outlets(config, name, &metrics)?.journaled(self.producer_journal.clone()));
+            let ready = || {
+                let outlets = outlets(config, name, &metrics)?;
+                Ok::<_, Failure>(outlets.journaled(self.producer_journal.clone()).traced(self.traces.clone()))
+            };
             let (outlets, bulk_outlets) = (ready()?, ready()?);
             let (tables, bulk) = (outlets.tables(), config.bulk_shares(name)?);
             let (tasks, producer, health) = (&mut self.tasks, &config.producer, &self.health);
@@ -211,6 +233,7 @@ impl Service {
                 replica: &replica,
                 metrics: &metrics,
                 journal: self.consumer_journal.as_ref(),
+                traces: self.traces.as_ref(),
                 health: &self.health,
             };
             let started = match target {
@@ -241,7 +264,8 @@ fn certificates(config: &Config) -> Vec<(String, TlsConfig)> {
         TargetConfig::Postgres(target) => Some((format!("target {name}"), target.tls.clone())),
         TargetConfig::Sqlite(_) => None,
     });
-    queue.into_iter().chain(sources).chain(targets).collect()
+    let traces = config.traces.iter().map(|traces| ("traces".to_owned(), traces.tls.clone()));
+    queue.into_iter().chain(sources).chain(targets).chain(traces).collect()
 }
 
 /// The shares of a source, ready to send.

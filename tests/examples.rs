@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use crate::kit::collector::Collector;
 use crate::kit::config::Folder;
 use crate::kit::database::Database;
 use crate::kit::eventually;
@@ -229,4 +230,26 @@ async fn jobs_work_at_their_times_and_rest_in_between() {
     desk.run("DELETE FROM sys_user WHERE user_name = 'user.7'").await;
     eventually("the delete", 199, async || crm.count("SELECT count(*) FROM contact").await).await;
     assert!(up.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn traces_go_to_a_collector() {
+    let (folder, (desk, crm)) = (Folder::create(), databases().await);
+    let collector = Collector::start();
+    let text = std::fs::read_to_string(format!("{ROOT}/config/traces.toml")).unwrap();
+    let text = own_slot(&text, &desk);
+    let config = folder.write("syncline.toml", &format!("{text}\n[producer]\nhttp = \"127.0.0.1:0\"\n"));
+    let mut env = env(&folder, &desk, &crm, None);
+    env.push(("SYNCLINE_COLLECTOR_URL", format!("http://{}", collector.address())));
+    let mut up = Service::start_with(folder.path(), "up", &config, &env);
+    eventually("the copy", 200, async || crm.count("SELECT count(*) FROM contact").await).await;
+    // What is left is sent at the end.
+    assert!(up.stop().success());
+    let spans = collector.spans();
+    let counted = |operation: &str| {
+        let of = spans.iter().filter(|span| span.told("messaging.operation.name") == operation);
+        of.map(|span| span.told("messaging.batch.message_count").parse::<u32>().unwrap()).sum::<u32>()
+    };
+    assert_eq!((counted("publish"), counted("apply")), (200, 200));
+    assert!(spans.iter().all(|span| span.service == "servicedesk" && !span.is_error()));
 }

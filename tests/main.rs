@@ -43,4 +43,5 @@ mod shares;
 mod sqlite;
 mod target_faults;
 mod trace;
+mod traces;
 mod wire;

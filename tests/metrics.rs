@@ -14,7 +14,7 @@ use crate::postgres::Path;
 async fn every_metric_is_documented_and_nothing_else_is() {
     let table = "CREATE TABLE item (id int PRIMARY KEY, note text)";
     let share = "[share.items]\nsource = \"desk\"\ntable = \"item\"\nqueue = \"crm\"\nkey = \"aes\"\ninteractive_only = false\n\
-                 [notify.webhook.chat]\nurl = \"http://127.0.0.1:9\"\n";
+                 [notify.webhook.chat]\nurl = \"http://127.0.0.1:9\"\n[traces]\nurl = \"http://127.0.0.1:9\"\n";
     let (folder, vhost) = (Folder::create(), Vhost::create());
     let queue = embedded(&folder);
     let path = Path::create_on(folder, vhost, &queue, table, table, share, "").await;

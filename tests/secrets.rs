@@ -1,9 +1,10 @@
-//! Nothing secret and nothing of a record in anything Syncline says: logs at every level, pages, commands.
+//! Nothing secret and nothing of a record in anything Syncline says: logs at every level, pages, commands, spans.
 
 use std::path::PathBuf;
 
 use serde_json::json;
 
+use crate::kit::collector::Collector;
 use crate::kit::config::{Folder, common, rabbitmq};
 use crate::kit::database::Database;
 use crate::kit::process::{Service, syncline};
@@ -92,6 +93,7 @@ struct Stand {
     source: Database,
     target: Database,
     roles: [Role; 2],
+    collector: Collector,
     config: PathBuf,
 }
 
@@ -101,7 +103,7 @@ impl Stand {
         source.run(SOURCE).await;
         target.run(TARGET).await;
         let roles = [Role::source(&source, "zqleak source").await, Role::target(&target, "zqleak target").await];
-        let (folder, vhost) = (Folder::create(), Vhost::create());
+        let (folder, vhost, collector) = (Folder::create(), Vhost::create(), Collector::start());
         folder.write("key", "zqleak is the secret of this key\n");
         for role in &roles {
             folder.write(&role.name, &role.password);
@@ -112,17 +114,18 @@ impl Stand {
              [share.incidents]\nsource = \"desk\"\ntable = \"incident\"\nqueue = \"crm\"\nkey = \"aes\"\ninteractive_only = false\ninitial = \"copy\"\nfilter = \"fault!=none^amountISNOTEMPTY\"\n\
              [share.users]\nsource = \"desk\"\ntable = \"sys_user\"\nqueue = \"crm\"\nkey = \"3des\"\ninteractive_only = false\n\
              [target.crm]\ntype = \"postgres\"\nurl = \"{}\"\npassword_file = \"{}\"\n[subscription.crm]\nqueue = \"crm\"\ntarget = \"crm\"\n\
-             table.incident.into = \"support_case\"\ntable.sys_user.into = \"contact\"\n",
+             table.incident.into = \"support_case\"\ntable.sys_user.into = \"contact\"\n{}",
             rabbitmq(&vhost.url),
             common(&folder),
             roles[0].url(&source),
             roles[0].name,
             roles[1].url(&target),
             roles[1].name,
+            collector.config(),
             name = source.name,
         );
         let config = folder.write("syncline.toml", &text);
-        Self { folder, vhost, source, target, roles, config }
+        Self { folder, vhost, source, target, roles, collector, config }
     }
 
     /// Everything at its loudest.
@@ -250,6 +253,8 @@ async fn nothing_secret_and_nothing_of_a_record_is_ever_said() {
     assert!(producer.stop().success() && consumer.stop().success());
     ear.hear("the producer", producer.log());
     ear.hear("the consumer", consumer.log());
+    assert!(stand.collector.spans().len() > FAULTS.len(), "spans of both ends");
+    ear.hear("the spans", stand.collector.said());
     let traced = ear.heard.iter().any(|(_, said)| said.contains("DEBUG") || said.contains("TRACE"));
     assert!(traced, "nothing was said at the loudest levels");
     ear.judge();

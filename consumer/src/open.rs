@@ -8,6 +8,7 @@ use syncline_shared::envelope::{Envelope, EnvelopeError, Message};
 use syncline_shared::queue::{Delivery, Reason};
 use syncline_shared::record::{Action, LineError, Record, read_lines};
 use syncline_shared::seal::{self, Keyring, OpenError, OpenLimits};
+use syncline_shared::traces::Receipt;
 use thiserror::Error;
 
 use crate::script::{Made, Scripts, Stopped};
@@ -33,6 +34,8 @@ pub(crate) struct Opened {
     pub delivery: Delivery,
     /// It is opened and applied alone.
     pub is_suspect: bool,
+    /// What its span is made from.
+    pub receipt: Receipt,
     /// Its records, or why there are none.
     pub content: Result<Content, OpenFault>,
 }
@@ -147,7 +150,7 @@ impl Opened {
     /// closed, to be tried alone.
     fn received(delivery: Delivery) -> Self {
         let is_suspect = delivery.attempts() >= SUSPECT_ATTEMPTS && Envelope::from_message(delivery.message()).is_ok();
-        Self { delivery, is_suspect, content: Err(OpenFault::Suspect) }
+        Self { delivery, is_suspect, receipt: Receipt::now(), content: Err(OpenFault::Suspect) }
     }
 
     /// Bytes it holds, about: of its plaintext, or of its body where that is not opened.

@@ -20,6 +20,7 @@ use syncline_shared::retry::Backoff;
 use syncline_shared::script::SyntaxError;
 use syncline_shared::seal::Keyring;
 use syncline_shared::tasks::{Stop, TaskGroup};
+use syncline_shared::traces::Traces;
 
 use crate::config::SubscriptionConfig;
 use crate::journal::{Journal, Notes};
@@ -61,6 +62,8 @@ pub struct Consumer<'a> {
     pub metrics: &'a Metrics,
     /// Where to note what becomes of records, if that is on.
     pub journal: Option<&'a Journal>,
+    /// Makes spans, if that is on.
+    pub traces: Option<&'a Traces>,
     /// Where to say what is paused.
     pub health: &'a Health,
 }
@@ -76,7 +79,7 @@ impl Consumer<'_> {
         broker: &B,
         target: impl Fn(u32) -> T,
     ) -> Result<(), SyntaxError> {
-        let Self { name, config, queue, load_keyring, replica, metrics, journal, health } = self;
+        let Self { name, config, queue, load_keyring, replica, metrics, journal, traces, health } = self;
         let config = Arc::new(config);
         let keyring = Arc::new(load_keyring());
         let metrics = metrics.subscription(name);
@@ -91,7 +94,8 @@ impl Consumer<'_> {
                     config.clone(),
                     metrics.clone(),
                     Notes::new(journal, name, &queue.name),
-                ),
+                )
+                .traced(traces, name),
                 broker: broker.clone(),
                 queue: queue.clone(),
                 options: SubscribeOptions { replica: replica.to_owned(), prefetch: config.prefetch },
@@ -286,6 +290,7 @@ impl<B: Broker, T: Target> Partition<B, T> {
                 return Ok(Worked::Stopped);
             }
             if let Some(why) = waits {
+                opened.receipt.failed(Class::Systemic);
                 group.push_front(opened);
                 self.end_try(alone.as_ref()).await;
                 if self.finish(run, verdicts, None, stop).await?.is_break() {
@@ -311,7 +316,7 @@ impl<B: Broker, T: Target> Partition<B, T> {
     async fn finish(
         &mut self,
         run: Run,
-        verdicts: Vec<Verdict>,
+        mut verdicts: Vec<Verdict>,
         alone: Option<Try>,
         stop: &mut Stop,
     ) -> Result<ControlFlow<()>, QueueError> {
@@ -337,6 +342,7 @@ impl<B: Broker, T: Target> Partition<B, T> {
                 }
                 Err(error) => {
                     timer.stop_and_discard();
+                    verdicts.iter_mut().for_each(|verdict| verdict.failed(error.class()));
                     self.end_try(alone.as_ref()).await;
                     self.part.pause(error.class(), &error);
                     self.metrics.reconnects("target").inc();

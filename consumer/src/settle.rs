@@ -5,10 +5,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use syncline_shared::class::Class;
 use syncline_shared::envelope::{Envelope, Message, Route};
 use syncline_shared::queue::{Broker, DeadLetter, Delivery, PublishError, Publisher, QueueError, Reason};
 use syncline_shared::record::{Record, write_line};
 use syncline_shared::seal::{Cipher, Keyring, Seal, seal_as};
+use syncline_shared::traces::{Receipt, Settled, Traces};
 use uuid::Uuid;
 
 use crate::config::{SubscriptionConfig, Unlisted};
@@ -23,7 +25,15 @@ use crate::target::{Outcome, TableMap};
 #[derive(Debug)]
 pub(crate) struct Verdict {
     delivery: Delivery,
+    receipt: Receipt,
     kind: Kind,
+}
+
+impl Verdict {
+    /// Its run could not be applied, and is tried again.
+    pub(crate) fn failed(&mut self, class: Class) {
+        self.receipt.failed(class);
+    }
 }
 
 #[derive(Debug)]
@@ -34,6 +44,12 @@ enum Kind {
     Dead { reason: Reason, error: String, content: Option<(Envelope, Vec<Record>)> },
     /// It is dropped, as the subscription says.
     Skipped { envelope: Envelope, records: Vec<Record> },
+}
+
+/// Makes the spans of a subscription.
+struct Spans {
+    traces: Traces,
+    subscription: String,
 }
 
 /// Settles the messages of one partition.
@@ -49,6 +65,8 @@ pub(crate) struct Settler<B: Broker> {
     metrics: SubscriptionMetrics,
     /// Where what is settled is noted, if that is on.
     notes: Option<Notes>,
+    /// Makes the spans of what is settled, if that is on.
+    spans: Option<Spans>,
 }
 
 impl<B: Broker> Settler<B> {
@@ -61,12 +79,18 @@ impl<B: Broker> Settler<B> {
         notes: Option<Notes>,
     ) -> Self {
         let (queue, maps) = (queue.to_owned(), HashMap::new());
-        Self { broker, queue, partition, config, parking: None, maps, metrics, notes }
+        Self { broker, queue, partition, config, parking: None, maps, metrics, notes, spans: None }
+    }
+
+    /// Has a span made of every message.
+    pub(crate) fn traced(self, traces: Option<&Traces>, subscription: &str) -> Self {
+        let spans = traces.map(|traces| Spans { traces: traces.clone(), subscription: subscription.to_owned() });
+        Self { spans, ..self }
     }
 
     /// Adds a message's records to the run, or decides that it goes another way.
     pub(crate) fn judge(&mut self, opened: Opened, run: &mut Run) -> Verdict {
-        let Opened { delivery, content, .. } = opened;
+        let Opened { delivery, receipt, content, .. } = opened;
         let kind = match content {
             Err(fault) => Kind::Dead { reason: fault.reason(), error: fault.to_string(), content: None },
             Ok(content) => match (self.map(content.envelope.route()), self.config.unlisted) {
@@ -82,7 +106,7 @@ impl<B: Broker> Settler<B> {
                 },
             },
         };
-        Verdict { delivery, kind }
+        Verdict { delivery, receipt, kind }
     }
 
     fn map(&mut self, route: &Route) -> Option<Arc<TableMap>> {
@@ -103,9 +127,10 @@ impl<B: Broker> Settler<B> {
         keyring: &Keyring,
     ) -> Result<(), QueueError> {
         let now = Timestamp::now();
-        for Verdict { delivery, kind } in verdicts {
+        for Verdict { delivery, receipt, kind } in verdicts {
             match kind {
                 Kind::Applied { envelope, records } => {
+                    let mut dead_letters = 0;
                     let all = || records.clone().zip(outcomes.get(records.clone()).unwrap_or_default());
                     for (place, outcome) in all() {
                         let (reason, error, behind) = match (run.made(place), outcome) {
@@ -125,6 +150,7 @@ impl<B: Broker> Settler<B> {
                         (letter.message, letter.behind) = (message.unwrap_or(letter.message), behind.cloned());
                         let parked = self.parking().await?.park(&letter).await.map_err(QueueError::Park)?;
                         parked.await.map_err(QueueError::Park)?;
+                        dead_letters += 1;
                         self.note(&letter);
                         self.remember(&envelope, std::iter::once((record, journal::Fate::set_aside(&letter))));
                     }
@@ -133,11 +159,13 @@ impl<B: Broker> Settler<B> {
                     let taken =
                         |(place, outcome)| Some((run.record(place)?, journal::Fate::taken(run.made(place), outcome)?));
                     self.remember(&envelope, all().filter_map(taken));
+                    self.trace(delivery.message(), receipt, now, dead_letters);
                     delivery.ack().await?;
                 }
                 Kind::Dead { reason, error, content } => {
                     let letter = self.letter(&delivery, reason, &error);
                     delivery.dead_letter(self.parking().await?, &letter).await?;
+                    self.trace(&letter.message, receipt, Timestamp::now(), 1);
                     self.note(&letter);
                     if let Some((envelope, records)) = content {
                         let fate = journal::Fate::set_aside(&letter);
@@ -148,11 +176,19 @@ impl<B: Broker> Settler<B> {
                     let skipped = records.iter().map(|_| Fate::Skipped);
                     self.metrics.records(share_label(&envelope), envelope.route().action, skipped);
                     self.remember(&envelope, records.iter().map(|record| (record, journal::Fate::Skipped)));
+                    self.trace(delivery.message(), receipt, now, 0);
                     delivery.ack().await?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Makes the span of a message whose records are committed, or set aside.
+    fn trace(&self, message: &Message, receipt: Receipt, at: Timestamp, dead_letters: u32) {
+        let Some(Spans { traces, subscription }) = &self.spans else { return };
+        let (queue, partition) = (&self.queue, self.partition);
+        traces.settled(&Settled { queue, partition, subscription, message, receipt, at, dead_letters });
     }
 
     /// Notes what became of a message's records, for those who ask where one is.
@@ -222,9 +258,10 @@ fn sealed_alone(
     write_line(&mut line, &record.key, record.version, record.at, record.data.as_ref(), record.partial);
     let route = Route { records: 1, ..envelope.route().clone() };
     let sealed = seal_as(&key, route, &line, id).map_err(|error| QueueError::Park(PublishError::Seal(error)))?;
-    // Read from the bytes that came: the time of sealing is theirs.
-    let timestamp = delivery.message().timestamp;
-    Ok(Some(Message { timestamp, ..sealed.to_message() }))
+    // Read from the bytes that came: the time of sealing is theirs, and so is the trace.
+    let mut message = Message { timestamp: delivery.message().timestamp, ..sealed.to_message() };
+    message.follow(delivery.message());
+    Ok(Some(message))
 }
 
 /// What became of a record, by what its script and the target said.

@@ -17,5 +17,6 @@ pub mod publish;
 mod replay;
 pub mod share;
 pub mod source;
+mod span;
 mod split;
 pub mod trial;

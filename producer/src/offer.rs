@@ -202,6 +202,7 @@ impl Offers {
             tickets,
             metrics: outlet.metrics.clone(),
             notes: Notes::new(self.outlets.journal(), notes),
+            traces: self.outlets.traces().cloned(),
             set_aside: None,
         }
     }

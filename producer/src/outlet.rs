@@ -7,6 +7,7 @@ use std::time::Instant;
 use syncline_shared::envelope::Route;
 use syncline_shared::queue::SharedQueue;
 use syncline_shared::seal::Seal;
+use syncline_shared::traces::Traces;
 
 use crate::batch::Lane;
 use crate::journal::Journal;
@@ -51,6 +52,7 @@ pub struct Outlets {
     by_table: HashMap<Arc<str>, Vec<usize>>,
     have_scripts: bool,
     journal: Option<Journal>,
+    traces: Option<Traces>,
     have_displays: bool,
     /// The origin of a change made at this source.
     own_origin: Arc<[String]>,
@@ -79,7 +81,7 @@ impl Outlets {
         let have_scripts = outlets.iter().any(|outlet| outlet.share.has_script());
         let have_displays = outlets.iter().any(|outlet| outlet.share.has_displays());
         let own_origin = [source.to_owned()].into();
-        let journal = None;
+        let (journal, traces) = (None, None);
         Self {
             source: source.into(),
             outlets,
@@ -89,6 +91,7 @@ impl Outlets {
             have_scripts,
             have_displays,
             journal,
+            traces,
             own_origin,
         }
     }
@@ -102,6 +105,17 @@ impl Outlets {
     /// Where to note what is decided, if that is on.
     pub(crate) const fn journal(&self) -> Option<&Journal> {
         self.journal.as_ref()
+    }
+
+    /// Has a span made of every batch.
+    #[must_use]
+    pub fn traced(self, traces: Option<Traces>) -> Self {
+        Self { traces, ..self }
+    }
+
+    /// What makes spans, if that is on.
+    pub(crate) const fn traces(&self) -> Option<&Traces> {
+        self.traces.as_ref()
     }
 
     /// The source's name.

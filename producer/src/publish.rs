@@ -24,12 +24,14 @@ use syncline_shared::record::Action;
 use syncline_shared::retry::Backoff;
 use syncline_shared::seal::{Seal, seal};
 use syncline_shared::tasks::Stop;
+use syncline_shared::traces::{Publishing, Traces};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::batch::Ticket;
 use crate::journal::Notes;
 use crate::metrics::{Metrics, ShareMetrics};
+use crate::span;
 use crate::split::{reopen, smaller};
 
 /// Sealing fails only while the system has no random bytes or no memory to give.
@@ -93,6 +95,8 @@ pub(crate) struct Job {
     pub metrics: ShareMetrics,
     /// What the journal has of its records.
     pub notes: Notes,
+    /// Makes its span, if that is on.
+    pub traces: Option<Traces>,
     /// Set for a record that cannot be sent: it goes to the dead letters, for this reason.
     pub set_aside: Option<SetAside>,
 }
@@ -115,6 +119,7 @@ struct Item {
     tickets: Vec<Ticket>,
     metrics: ShareMetrics,
     notes: Notes,
+    span: Option<Publishing>,
     set_aside: Option<SetAside>,
     plain_bytes: usize,
 }
@@ -123,7 +128,7 @@ impl Item {
     /// Seals a batch. CPU-bound.
     fn seal(job: Job) -> Self {
         let plain_bytes = job.ndjson.len();
-        let envelope = loop {
+        let mut envelope = loop {
             match seal(&job.seal, job.route.clone(), &job.ndjson) {
                 Ok(envelope) => break envelope,
                 Err(error) => {
@@ -133,8 +138,14 @@ impl Item {
             }
         };
         job.metrics.sealed_bytes.inc_by(envelope.body_len() as u64);
+        let span = job.traces.as_ref().map(|traces| span::begin(traces, &job.queue, &mut envelope, &job.ndjson));
         let Job { queue, seal, partial, tickets, metrics, notes, set_aside, .. } = job;
-        Self { queue, seal, envelope, partial, tickets, metrics, notes, set_aside, plain_bytes }
+        Self { queue, seal, envelope, partial, tickets, metrics, notes, span, set_aside, plain_bytes }
+    }
+
+    /// It was not taken, and is sent again.
+    fn failed(&mut self, class: Class) {
+        self.span.iter_mut().for_each(|span| span.failed(class));
     }
 
     /// The shared queue and the partition: what has an order.
@@ -154,6 +165,7 @@ impl Item {
                 tickets: self.tickets.clone(),
                 metrics: self.metrics.clone(),
                 notes: self.notes.clone(),
+                traces: self.span.as_ref().map(|span| span.traces().clone()),
                 set_aside: self.set_aside.clone(),
             };
             smaller(job, bytes, bytes_max)
@@ -393,6 +405,9 @@ impl<B: Broker> Window<B> {
         };
         counter.inc_by(u64::from(route.records));
         item.notes.confirmed();
+        if let Some(span) = item.span {
+            span.confirmed(item.set_aside.is_some());
+        }
         // The receiver is gone only when the pipeline is: nobody needs the position then.
         let _ = done.send(item.tickets);
     }
@@ -403,10 +418,13 @@ impl<B: Broker> Window<B> {
         self.held = false;
         self.probing = true;
         self.declared &= class != Class::Systemic;
+        if self.in_flight.is_empty() {
+            self.unsent.iter_mut().take(1).for_each(|next| next.failed(class));
+        }
         let deadline = tokio::time::Instant::now() + SETTLE_TIMEOUT;
         let mut failed = HashSet::new();
         let mut again = VecDeque::new();
-        while let Some(InFlight { item, confirm, sent }) = self.in_flight.pop_front() {
+        while let Some(InFlight { mut item, confirm, sent }) = self.in_flight.pop_front() {
             let confirmed = match confirm {
                 Some(confirm) => matches!(tokio::time::timeout_at(deadline, confirm).await, Ok(Ok(()))),
                 None => false,
@@ -416,6 +434,7 @@ impl<B: Broker> Window<B> {
                 self.confirmed(InFlight { item, confirm: None, sent }, done);
             } else {
                 failed.insert(lane);
+                item.failed(class);
                 again.push_back(item);
             }
         }

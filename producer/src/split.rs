@@ -59,6 +59,7 @@ fn halves(job: Job, first: u32) -> Vec<Job> {
             tickets,
             metrics: job.metrics.clone(),
             notes,
+            traces: job.traces.clone(),
             set_aside: None,
         }
     };

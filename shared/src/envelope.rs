@@ -19,6 +19,9 @@ pub const CONTENT_TYPE: &str = "application/x-ndjson";
 /// The `app_id` property of every message.
 pub const APP_ID: &str = "syncline";
 
+/// The header with the context of the trace a message is part of; only there while traces are on, and not authenticated.
+pub const TRACEPARENT: &str = "traceparent";
+
 /// A header value of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Header {
@@ -84,6 +87,12 @@ impl Message {
         self.text("table").ok()
     }
 
+    /// Makes it part of the trace another message is part of, if that is part of one.
+    pub fn follow(&mut self, other: &Self) {
+        self.headers
+            .extend(other.headers.get_key_value(TRACEPARENT).map(|(name, context)| (name.clone(), context.clone())));
+    }
+
     /// The id of the key this message says it is sealed with.
     #[must_use]
     pub fn key(&self) -> Option<&str> {
@@ -145,6 +154,8 @@ pub struct Envelope {
     pub(crate) message_id: Uuid,
     /// When it was sealed, in seconds since 1970.
     pub(crate) timestamp: u64,
+    /// The context of its trace; a reader takes it from the message.
+    pub(crate) traceparent: Option<String>,
     /// `iv | ciphertext | mac`.
     pub(crate) body: Vec<u8>,
 }
@@ -190,7 +201,7 @@ impl Envelope {
     #[must_use]
     pub fn to_message(&self) -> Message {
         let text = |text: &str| Header::Text(text.to_owned());
-        let headers = BTreeMap::from([
+        let mut headers = BTreeMap::from([
             ("v".to_owned(), Header::Int(WIRE_VERSION)),
             ("source".to_owned(), text(&self.route.source)),
             ("share".to_owned(), text(&self.route.share)),
@@ -202,6 +213,7 @@ impl Envelope {
             ("key".to_owned(), text(&self.key)),
             ("origin".to_owned(), Header::List(self.route.origin.clone())),
         ]);
+        headers.extend(self.traceparent.as_deref().map(|context| (TRACEPARENT.to_owned(), text(context))));
         Message {
             content_type: Some(CONTENT_TYPE.to_owned()),
             content_encoding: Some(self.encoding.as_str().to_owned()),
@@ -253,6 +265,7 @@ impl Envelope {
                 .and_then(canonical_uuid)
                 .ok_or(EnvelopeError::Property { name: "message_id" })?,
             timestamp: message.timestamp.unwrap_or_default(),
+            traceparent: None,
             body: message.body.clone(),
         })
     }
@@ -345,6 +358,7 @@ mod tests {
         let mut message = message();
         let envelope = Envelope::from_message(&message);
         message.headers.insert("x-new".to_owned(), Header::Int(1));
+        message.headers.insert(TRACEPARENT.to_owned(), Header::Text("of no form".to_owned()));
         message.headers.remove("origin");
         assert_eq!(Envelope::from_message(&message), envelope);
     }

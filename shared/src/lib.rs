@@ -1,7 +1,7 @@
 //! What both ends of Syncline agree on, and the kit both services run on.
 //!
 //! The agreement: a [`record`], its [`envelope`], how it is sealed ([`seal`]) and how it travels ([`queue`]). The kit:
-//! [`config`], [`class`], [`retry`], [`metrics`], [`tasks`], [`health`], [`script`], [`http`], [`journal`], [`notify`], [`pace`], [`tls`], [`postgres`]. Depends on neither end.
+//! [`config`], [`class`], [`retry`], [`metrics`], [`tasks`], [`health`], [`script`], [`http`], [`journal`], [`notify`], [`pace`], [`tls`], [`traces`], [`postgres`]. Depends on neither end.
 
 pub mod admin;
 pub mod class;
@@ -26,3 +26,4 @@ pub mod seal;
 pub mod sqlite;
 pub mod tasks;
 pub mod tls;
+pub mod traces;

@@ -23,6 +23,7 @@ use syncline_shared::config::{
 use syncline_shared::notify::NotifyConfig;
 use syncline_shared::queue::SharedQueue;
 use syncline_shared::seal::{Keyring, Seal};
+use syncline_shared::traces::TracesConfig;
 
 use crate::failure::Failure;
 
@@ -31,7 +32,7 @@ pub(crate) type Env = Arc<BTreeMap<String, String>>;
 
 const PRODUCER_TABLES: [&str; 5] = ["producer", "source", "share", "bulk_group", "schedule"];
 const CONSUMER_TABLES: [&str; 3] = ["consumer", "target", "subscription"];
-const TABLES: [&str; 12] = [
+const TABLES: [&str; 13] = [
     "queue",
     "key",
     "shared_queue",
@@ -44,6 +45,7 @@ const TABLES: [&str; 12] = [
     "target",
     "subscription",
     "notify",
+    "traces",
 ];
 
 /// Room for thousands of tables; reading takes some time for each key.
@@ -82,6 +84,8 @@ pub(crate) struct Config {
     pub subscriptions: BTreeMap<String, SubscriptionConfig>,
     /// Who is told of faults; nobody when it is absent.
     pub notify: Option<NotifyConfig>,
+    /// The collector that gets spans; none are made when it is absent.
+    pub traces: Option<TracesConfig>,
 }
 
 impl Config {
@@ -113,7 +117,7 @@ impl Config {
             document.ignore(&CONSUMER_TABLES);
         }
         if role == Role::Queue {
-            document.ignore(&["notify"]);
+            document.ignore(&["notify", "traces"]);
         }
         if !document.has("queue") {
             document.problem("queue", "the broker is needed: write [queue] with type = \"rabbitmq\" or \"embedded\"");
@@ -132,6 +136,7 @@ impl Config {
             targets: document.tagged_tables("target"),
             subscriptions: document.tables("subscription"),
             notify: NotifyConfig::read(&mut document),
+            traces: TracesConfig::read(&mut document),
         };
         for share in config.shares.values_mut() {
             share.tables = config.sources.get(&share.source).map(|source| source.tables().clone()).unwrap_or_default();
@@ -152,6 +157,7 @@ impl Config {
             targets,
             subscriptions,
             notify,
+            traces,
         } = config;
         let Some(queue) = queue else { unreachable!("its absence or its fault was reported") };
         Ok(Self {
@@ -169,6 +175,7 @@ impl Config {
             targets,
             subscriptions,
             notify,
+            traces,
         })
     }
 
@@ -225,6 +232,7 @@ struct PartialConfig {
     targets: BTreeMap<String, TargetConfig>,
     subscriptions: BTreeMap<String, SubscriptionConfig>,
     notify: Option<NotifyConfig>,
+    traces: Option<TracesConfig>,
 }
 
 fn read(path: &Path) -> Result<String, Failure> {

@@ -12,6 +12,7 @@ use syncline_producer::config::{ProducerConfig, SourceConfig};
 use syncline_producer::share::ShareConfig;
 use syncline_shared::config::{KeyConfig, QueueConfig, SharedQueueConfig};
 use syncline_shared::notify::NotifyConfig;
+use syncline_shared::traces::TracesConfig;
 
 /// Configuration of Syncline: the tables of producer and consumer, in one file or in one for each.
 #[derive(JsonSchema)]
@@ -33,6 +34,7 @@ struct Tables {
     #[schemars(default)]
     schedule: BTreeMap<String, ScheduleConfig>,
     notify: Option<NotifyConfig>,
+    traces: Option<TracesConfig>,
     consumer: Option<ConsumerConfig>,
     #[schemars(default)]
     target: BTreeMap<String, TargetConfig>,

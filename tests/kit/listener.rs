@@ -12,13 +12,13 @@ pub struct Request {
     pub line: String,
     /// The rest of the head, in lower case.
     pub head: String,
-    pub body: String,
+    pub body: Vec<u8>,
 }
 
 impl Request {
     /// The body, as JSON.
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.body).unwrap()
+        serde_json::from_slice(&self.body).unwrap()
     }
 
     /// The value of a header, in lower case.
@@ -65,9 +65,9 @@ fn read(stream: TcpStream) -> Option<(Request, TcpStream)> {
     while !head.ends_with("\r\n\r\n") && head != "\r\n" {
         (reader.read_line(&mut head).ok()? > 0).then_some(())?;
     }
-    let request = Request { line: line.trim_end().to_owned(), head: head.to_lowercase(), body: String::new() };
+    let request = Request { line: line.trim_end().to_owned(), head: head.to_lowercase(), body: Vec::new() };
     let length = request.header("content-length")?.trim().parse().ok()?;
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    Some((Request { body: String::from_utf8(body).ok()?, ..request }, reader.into_inner()))
+    Some((Request { body, ..request }, reader.into_inner()))
 }

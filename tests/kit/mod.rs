@@ -1,6 +1,7 @@
 //! What the tests share: services, scratch databases, configurations, and the binary as a process.
 
 pub mod certificates;
+pub mod collector;
 pub mod config;
 pub mod database;
 pub mod listener;

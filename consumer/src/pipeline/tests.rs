@@ -154,6 +154,7 @@ impl Scene {
             replica: "one",
             metrics: &metrics,
             journal: Some(&self.journal),
+            traces: None,
             health: &self.health,
         };
         consumer.start(&mut tasks, broker, |_| self.target.clone()).expect("scripts that compile");

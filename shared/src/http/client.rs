@@ -1,6 +1,6 @@
 //! Asks HTTP services, over one connection, one request after the other.
 //!
-//! For commands and notifications, never for records. With `https` the server's certificate is verified. How long to wait
+//! For commands, notifications and traces, never for records. With `https` the server's certificate is verified. How long to wait
 //! is its caller's to say; how much of an answer is read is bounded. Fails with an error that names no path and quotes no
 //! header: either may be a secret.
 
@@ -47,6 +47,12 @@ pub fn host_and_port(address: &Uri, default_port: u16) -> (&str, u16) {
     // An IPv6 address stands in brackets.
     let host = address.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     (host, address.port_u16().unwrap_or(default_port))
+}
+
+/// The port of an address that names none.
+#[must_use]
+pub fn default_port(address: &Uri) -> u16 {
+    if address.scheme_str() == Some("https") { 443 } else { 80 }
 }
 
 impl Client {

@@ -10,7 +10,7 @@ use super::NotifyError;
 use super::config::WebhookConfig;
 use super::notice::Notice;
 use crate::config::Secret;
-use crate::http::client::{Client, host_and_port};
+use crate::http::client::{Client, default_port, host_and_port};
 
 /// Some services answer with a page.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
@@ -80,10 +80,6 @@ impl Webhook {
     fn unreachable(&self, error: &std::io::Error) -> NotifyError {
         NotifyError::Unreachable { address: self.address(), problem: error.to_string() }
     }
-}
-
-fn default_port(uri: &Uri) -> u16 {
-    if uri.scheme_str() == Some("https") { 443 } else { 80 }
 }
 
 /// Read anew for every message, so that a rotated secret is used.

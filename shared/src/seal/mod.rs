@@ -197,6 +197,7 @@ fn seal_packed(seal: &Seal, route: Route, encoding: Encoding, packed: &[u8], fre
         key,
         message_id: fresh.message_id,
         timestamp: fresh.timestamp,
+        traceparent: None,
         body: Vec::new(),
     };
     match seal {

@@ -224,3 +224,24 @@ async fn a_batch_too_long_when_opened_is_set_aside() {
     scene.run_until("settled", async || scene.depth().await == 0).await;
     assert_eq!(scene.dead().await.first().map(|letter| letter.reason), Some(Reason::Content));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_record_set_aside_alone_stays_in_the_trace_of_its_batch() {
+    let scene = Scene::new().declared().await;
+    scene.target.refuse("INC2");
+    let context = Header::Text("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned());
+    let change = |message: &mut Message| {
+        let mut lines = Vec::new();
+        for number in ["INC1", "INC2"] {
+            let row = row(number);
+            write_line(&mut lines, &row, Version::new(1, 1, 1), Timestamp::now(), Some(&row), false);
+        }
+        let key = Seal::Key(key_for("2026-11"));
+        *message = seal(&key, route("incident", Action::Update, 2), &lines).expect("sealed").to_message();
+        message.headers.insert("traceparent".to_owned(), context.clone());
+    };
+    scene.inject(change).await;
+    scene.run_until("settled", async || scene.depth().await == 0).await;
+    let [letter] = &scene.dead().await[..] else { panic!("one letter") };
+    assert_eq!((letter.message.records(), letter.message.headers.get("traceparent")), (1, Some(&context)));
+}
