@@ -130,7 +130,7 @@ fn log(command: &Command, env: &Env) -> Result<(), Failure> {
     let lines =
         tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(style::on_stderr()).with_target(false);
     let lines = match env.get("SYNCLINE_LOG_FORMAT").map(String::as_str) {
-        Some("json") => lines.json().boxed(),
+        Some("json") => lines.json().flatten_event(true).boxed(),
         Some("text") | None => lines.boxed(),
         Some(other) => {
             return Err(Failure::Usage(format!("SYNCLINE_LOG_FORMAT is {other:?}; accepted: text, json")));

@@ -57,7 +57,7 @@ pub(crate) async fn run(path: &Path, env: Env, role: Role) -> Result<(), Failure
             ("up", config.producer.http, config.producer.grace_ms.max(config.consumer.grace_ms))
         }
     };
-    tracing::info!(service, version = env!("CARGO_PKG_VERSION"), config = %path.display(), "starting");
+    tracing::info!(service, version = env!("CARGO_PKG_VERSION"), file = %path.display(), "starting");
     let mut service = Service::new(service)?;
     service.keep_journals(&config, role);
     service.listen(listen).await?;

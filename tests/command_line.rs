@@ -228,7 +228,7 @@ fn logs_are_of_the_form_and_the_parts_that_the_environment_says() {
     let (code, lines) = logged([("SYNCLINE_LOG", "warn"), ("SYNCLINE_LOG_FORMAT", "json")]);
     let line: serde_json::Value = serde_json::from_str(lines.lines().next().unwrap_or_default()).unwrap();
     assert_eq!((code, &line["level"]), (Some(0), &"WARN".into()), "{line}");
-    assert!(line["fields"]["message"].as_str().unwrap().contains("can read this secret"), "{line}");
+    assert!(line["message"].as_str().unwrap().contains("can read this secret"), "{line}");
     let (_, lines) = logged([("SYNCLINE_LOG", "warn"), ("SYNCLINE_LOG_FORMAT", "text")]);
     assert!(lines.contains(" WARN every user") && !lines.contains('{'), "{lines}");
     let (_, lines) = logged([("SYNCLINE_LOG", "syncline_producer=debug"), ("SYNCLINE_LOG_FORMAT", "text")]);

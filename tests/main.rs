@@ -19,6 +19,7 @@ mod examples;
 mod filters;
 mod jobs;
 mod kit;
+mod logs;
 mod manifests;
 mod metrics;
 mod monitoring;

@@ -221,7 +221,7 @@ impl<B: Broker> Settler<B> {
     fn note(&self, letter: &DeadLetter) {
         self.metrics.dead_letter(letter.reason);
         tracing::error!(
-            id = letter.id(),
+            message_id = letter.id(),
             queue = letter.queue,
             routing_key = letter.routing_key,
             reason = %letter.reason,

@@ -173,10 +173,10 @@ impl Part {
         }
         let Name { group: part, partition } = &self.name;
         match class {
-            _ if stands_by => tracing::info!(part, partition, reason, "stands by"),
-            Class::Transient => tracing::warn!(part, partition, reason, "paused, trying again"),
+            _ if stands_by => tracing::info!(part, partition, error = reason, "stands by"),
+            Class::Transient => tracing::warn!(part, partition, error = reason, "paused, trying again"),
             Class::Permanent | Class::Systemic => {
-                tracing::error!(part, partition, reason, "paused until this is mended; nothing is lost");
+                tracing::error!(part, partition, error = reason, "paused until this is mended; nothing is lost");
             }
         }
     }

@@ -208,8 +208,8 @@ fn is_local(config: &Config) -> bool {
 fn drive(connection: impl Future<Output = Result<(), tokio_postgres::Error>> + Send + 'static) {
     #[expect(clippy::disallowed_methods, reason = "ends with its client, which reports every failure")]
     tokio::spawn(async move {
-        if let Err(cause) = connection.await {
-            tracing::debug!(cause = %cause, "a postgresql connection ended");
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a postgresql connection ended");
         }
     });
 }

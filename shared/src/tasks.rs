@@ -123,7 +123,7 @@ impl TaskGroup {
                 };
                 match (&first, failed) {
                     (None, failed) => first = failed,
-                    (Some(_), Some(error)) => tracing::error!(cause = %chain(&error), "another task failed"),
+                    (Some(_), Some(error)) => tracing::error!(error = %chain(&error), "another task failed"),
                     (Some(_), None) => {}
                 }
             }
@@ -133,7 +133,7 @@ impl TaskGroup {
             let busy: Vec<_> =
                 self.running.iter().filter(|(_, task)| !task.is_finished()).map(|(name, _)| *name).collect();
             let unfinished = TaskError::Unfinished { tasks: busy.join(", "), grace_ms: grace.as_millis() };
-            tracing::error!(cause = %unfinished, "giving up");
+            tracing::error!(error = %unfinished, "giving up");
             return Err(first.unwrap_or(unfinished));
         }
         first.map_or(Ok(()), Err)

@@ -132,7 +132,7 @@ impl<K: Stock> Keeper<K> {
         let BulkShare { tables, changed_column } = self.bulk.shares.get(&order.share)?.clone();
         let (source, share) = (&self.bulk.source, &order.share);
         let again = run.as_of.is_some();
-        tracing::info!(source, share, %id, again, rows = run.rows, "a bulk share begins");
+        tracing::info!(source, share, bulk_id = %id, again, rows = run.rows, "a bulk share begins");
         self.wanted.send_replace(true);
         let (halt, halted) = oneshot::channel();
         self.active.insert(id, Some(halt));
@@ -180,8 +180,8 @@ impl<K: Stock> Keeper<K> {
             self.stored.insert(*id, run.clone());
             if run.phase.is_end() {
                 ledger::forget_keys(&self.stock, *id).await?;
-                let (source, rows, reason) = (&self.bulk.source, run.rows, &run.reason);
-                tracing::info!(source, %id, phase = run.phase.as_str(), rows, reason, "a bulk share ended");
+                let (source, rows, error) = (&self.bulk.source, run.rows, &run.reason);
+                tracing::info!(source, bulk_id = %id, phase = run.phase.as_str(), rows, error, "a bulk share ended");
                 found.settled.push(*id);
             }
         }
@@ -200,7 +200,7 @@ impl<K: Stock> Keeper<K> {
             run.end(&end, now);
             ledger::claim(&self.stock, id, &run).await?;
             ledger::forget_keys(&self.stock, id).await?;
-            tracing::info!(source = self.bulk.source, %id, phase = run.phase.as_str(), reason = run.reason, "a bulk share ended");
+            tracing::info!(source = self.bulk.source, bulk_id = %id, phase = run.phase.as_str(), error = run.reason, "a bulk share ended");
         }
         for id in planned.start {
             let Some(Entry { order, .. }) = ledger.entries.get(&id) else { continue };

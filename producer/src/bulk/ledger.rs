@@ -81,7 +81,7 @@ impl Ledger {
 /// A note that does not read was not written by this version; it is left alone.
 fn read<T: DeserializeOwned>(key: &str, json: &str) -> Option<T> {
     serde_json::from_str(json)
-        .inspect_err(|_| tracing::warn!(key, "a note of bulk shares does not read, left aside"))
+        .inspect_err(|_| tracing::warn!(note = key, "a note of bulk shares does not read, left aside"))
         .ok()
 }
 

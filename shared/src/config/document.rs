@@ -117,7 +117,7 @@ impl<'t> Document<'t> {
     /// Warns of each file of a secret that every user of the machine can read. A link is judged by what it leads to.
     pub fn warn_of_open_secrets(&self) {
         for path in self.secret_files.iter().filter(|path| is_open(path)) {
-            tracing::warn!(path = %path.display(), "every user of this machine can read this secret; chmod o-r");
+            tracing::warn!(file = %path.display(), "every user of this machine can read this secret; chmod o-r");
         }
     }
 

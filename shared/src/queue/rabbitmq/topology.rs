@@ -103,7 +103,7 @@ async fn declare_queue(server: &Server, queue: &str, name: &str, role: Role) -> 
         Err(error) => return Err(differs(server, queue, &format!("queue {name}"), error)),
     }
     // RabbitMQ before 4.0 has no delivery limit unless one is set, and knows no way to say so.
-    tracing::warn!(queue = name, "this broker is older than RabbitMQ 4: partitions do not spread over replicas");
+    tracing::warn!(queue, "this broker is older than RabbitMQ 4: partitions do not spread over replicas");
     let channel = server.channel().await?;
     match declare_with(server, &channel, queue, name, arguments(role, false)).await? {
         Ok(_) => Ok(channel),

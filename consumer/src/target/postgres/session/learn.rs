@@ -57,7 +57,7 @@ impl Session {
 
     /// Changes the schema in a transaction of its own, one session at a time: all partitions start at once.
     pub(super) async fn create(&self, into: &str, statements: &[String]) -> Result<(), ApplyError> {
-        tracing::info!(target_table = into, statements = statements.join("; "), "changing the target's schema");
+        tracing::info!(target_table = into, statement = statements.join("; "), "changing the target's schema");
         let lock = "SELECT pg_advisory_xact_lock(hashtextextended('syncline schema', 0))";
         let changed = self.batch(into, &format!("BEGIN; {lock}; {}; COMMIT", statements.join("; "))).await;
         changed.map_err(|error| match error {
