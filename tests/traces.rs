@@ -1,5 +1,6 @@
 //! A span of every batch, from the commit at the source to the commit at the target, as a collector gets them.
 
+use std::path::Path as FilePath;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
@@ -64,11 +65,38 @@ fn assert_one_trace((sent, applied): &(Span, Span), message: &str, since: u64, u
     assert_eq!([sent, applied].map(|span| span.told("messaging.operation.name")), ["publish", "apply"]);
 }
 
+/// Starts both ends again, so that next to nothing is traced. A message carries its context all the same, which says so, and
+/// neither end makes a span of it.
+async fn assert_unsampled(
+    folder: &Folder,
+    config: &FilePath,
+    vhost: &Vhost,
+    collector: &Collector,
+    insert: impl AsyncFn(),
+) {
+    let text = std::fs::read_to_string(config).unwrap();
+    std::fs::write(config, text.replace("[traces]\n", "[traces]\nsample_ratio = 1e-18\n")).unwrap();
+    let spans = collector.spans().len();
+    let mut producer = Service::start(folder.path(), "producer", config);
+    let mut consumer = Service::start(folder.path(), "consumer", config);
+    insert().await;
+    let applied = async || consumer.metric("syncline_consumer_records_total", "outcome=\"applied\"");
+    eventually("applied", 1.0, applied).await;
+    let context =
+        |message: &serde_json::Value| message["properties"]["headers"]["traceparent"].as_str().unwrap().to_owned();
+    let contexts: Vec<_> = vhost.peek("spy", 100).iter().map(context).collect();
+    assert_eq!(contexts.iter().filter(|context| context.ends_with("-00")).count(), 1, "{contexts:?}");
+    assert!(producer.stop().success() && consumer.stop().success());
+    assert_eq!(collector.spans().len(), spans);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_is_one_trace_from_commit_to_commit_on_postgres() {
-    let collector = Collector::start();
+    let (folder, vhost) = (Folder::create(), Vhost::create());
+    let (collector, queue) = (Collector::start_tls(folder.path()), rabbitmq(&vhost.url));
     let target = format!("CREATE TABLE item (id int PRIMARY KEY, note text CHECK (note <> '{MARKER} refused'))");
-    let path = Path::create(ITEM, &target, &format!("{SHARE}\n{}", collector.config()), "").await;
+    let share = format!("{SHARE}\n{}", collector.config());
+    let path = Path::create_on(folder, vhost, &queue, ITEM, &target, &share, "").await;
     let check =
         crate::kit::process::syncline(path.folder.path(), &["check", "--config", path.config.to_str().unwrap()]);
     assert!(String::from_utf8_lossy(&check.stdout).contains("traces: ok"), "{check:?}");
@@ -107,12 +135,15 @@ async fn a_batch_is_one_trace_from_commit_to_commit_on_postgres() {
     assert!(applied.told("syncline.attempts").parse::<u32>().unwrap() > 1, "{applied:?}");
     assert_eq!(consumer.metric("syncline_traces_spans_total", "sent"), 3.0);
     assert!(producer.stop().success() && consumer.stop().success());
+    let insert = async || path.source.run("INSERT INTO item VALUES (4, 'x')").await;
+    assert_unsampled(&path.folder, &path.config, &path.vhost, &collector, insert).await;
     assert!(!collector.said().contains(MARKER) && collector.said().contains("items"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_is_one_trace_from_commit_to_commit_on_sqlite() {
-    let (collector, folder, vhost) = (Collector::start(), Folder::create(), Vhost::create());
+    let (folder, vhost) = (Folder::create(), Vhost::create());
+    let collector = Collector::start_tls(folder.path());
     let (desk, crm) = (folder.file("desk.db"), folder.file("crm.db"));
     let config = format!(
         "{}{}\n[source.desk]\ntype = \"sqlite\"\npath = \"{}\"\n{SHARE}\n[target.crm]\ntype = \"sqlite\"\npath = \"{}\"\n\
@@ -143,6 +174,8 @@ async fn a_batch_is_one_trace_from_commit_to_commit_on_sqlite() {
     let message = vhost.peek("spy", 1).remove(0);
     assert_one_trace(&one, message["properties"]["message_id"].as_str().unwrap(), since, until);
     assert!(producer.stop().success() && consumer.stop().success());
+    let insert = async || source.execute_batch("INSERT INTO item VALUES (2, 'x')").unwrap();
+    assert_unsampled(&folder, &config, &vhost, &collector, insert).await;
     assert!(!collector.said().contains(MARKER));
 }
 

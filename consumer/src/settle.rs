@@ -259,9 +259,7 @@ fn sealed_alone(
     let route = Route { records: 1, ..envelope.route().clone() };
     let sealed = seal_as(&key, route, &line, id).map_err(|error| QueueError::Park(PublishError::Seal(error)))?;
     // Read from the bytes that came: the time of sealing is theirs, and so is the trace.
-    let mut message = Message { timestamp: delivery.message().timestamp, ..sealed.to_message() };
-    message.follow(delivery.message());
-    Ok(Some(message))
+    Ok(Some(sealed.to_message().in_place_of(delivery.message())))
 }
 
 /// What became of a record, by what its script and the target said.

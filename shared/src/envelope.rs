@@ -87,10 +87,13 @@ impl Message {
         self.text("table").ok()
     }
 
-    /// Makes it part of the trace another message is part of, if that is part of one.
-    pub fn follow(&mut self, other: &Self) {
-        self.headers
-            .extend(other.headers.get_key_value(TRACEPARENT).map(|(name, context)| (name.clone(), context.clone())));
+    /// The same in place of another one it was made from: with its time of sealing, and in its trace.
+    #[must_use]
+    pub fn in_place_of(mut self, other: &Self) -> Self {
+        self.timestamp = other.timestamp;
+        let context = other.headers.get_key_value(TRACEPARENT);
+        self.headers.extend(context.map(|(name, context)| (name.clone(), context.clone())));
+        self
     }
 
     /// The id of the key this message says it is sealed with.
@@ -361,6 +364,16 @@ mod tests {
         message.headers.insert(TRACEPARENT.to_owned(), Header::Text("of no form".to_owned()));
         message.headers.remove("origin");
         assert_eq!(Envelope::from_message(&message), envelope);
+    }
+
+    #[test]
+    fn a_message_in_place_of_another_has_its_time_and_its_trace() {
+        let mut came = Message { timestamp: Some(7), ..message() };
+        let plain = message();
+        assert_eq!(plain.clone().in_place_of(&came), Message { timestamp: Some(7), ..plain });
+        came.headers.insert(TRACEPARENT.to_owned(), Header::Text("00-a-b-01".to_owned()));
+        let placed = message().in_place_of(&came);
+        assert_eq!(placed.headers.get(TRACEPARENT), came.headers.get(TRACEPARENT));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use syncline_shared::envelope::{Envelope, Message};
+use syncline_shared::envelope::Envelope;
 use syncline_shared::queue::{DeadLetter, Settlement};
 use syncline_shared::seal::{Key, Seal, open, seal_as};
 
@@ -72,8 +72,7 @@ fn reseal_one(config: &Config, letter: &DeadLetter, key: Option<&str>) -> Result
     let limits = syncline_shared::seal::OpenLimits { accept_unsealed: false, ..LIMITS };
     let lines = open(&config.keyring, &envelope, limits).map_err(|error| error.to_string())?;
     let sealed = seal_as(&Seal::Key(key.clone()), envelope.route().clone(), &lines, envelope.message_id());
-    let sealed = sealed.map_err(|error| error.to_string())?.to_message();
-    let message = Message { timestamp: letter.message.timestamp, ..sealed };
+    let message = sealed.map_err(|error| error.to_string())?.to_message().in_place_of(&letter.message);
     Ok(Some(DeadLetter { message, ..letter.clone() }))
 }
 

@@ -1,6 +1,7 @@
 //! A small OpenTelemetry collector: takes spans as OTLP by HTTP, in protobuf, and keeps them.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
@@ -9,11 +10,15 @@ pub use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 pub use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use prost::Message as _;
 
+use super::certificates::Authority;
 use super::listener::Listener;
 
 /// Listens until the process ends.
 pub struct Collector {
     listener: Listener,
+    /// What it is reached by: the scheme, and the authority to trust.
+    scheme: &'static str,
+    ca_file: Option<PathBuf>,
 }
 
 /// A span, with what its process calls itself.
@@ -37,7 +42,14 @@ impl Span {
 
 impl Collector {
     pub fn start() -> Self {
-        Self { listener: Listener::start(&[]) }
+        Self { listener: Listener::start(&[]), scheme: "http", ca_file: None }
+    }
+
+    /// The same over TLS, with a certificate of an authority of its own in a folder.
+    pub fn start_tls(folder: &Path) -> Self {
+        let authority = Authority::create(folder, "collector");
+        let listener = Listener::start_tls(&authority.server("127.0.0.1"));
+        Self { listener, scheme: "https", ca_file: Some(authority.ca_file) }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -46,7 +58,8 @@ impl Collector {
 
     /// `[traces]` for it.
     pub fn config(&self) -> String {
-        format!("[traces]\nurl = \"http://{}\"\n", self.address())
+        let tls = self.ca_file.as_ref().map(|file| format!("tls = {{ ca_file = \"{}\" }}\n", file.display()));
+        format!("[traces]\nurl = \"{}://{}\"\n{}", self.scheme, self.address(), tls.unwrap_or_default())
     }
 
     /// All that came so far, in its order.
