@@ -98,7 +98,7 @@ async fn a_target_that_takes_nothing_is_waited_for_whatever_the_reason() {
     }
     assert_eq!(consumer.metric("syncline_consumer_dead_letters_total", ""), 0.0);
     assert!(consumer.stop().success());
-    // A session drops its temporary tables after its client has gone; until then the role owns them.
+    // A session may outlive its client for a moment, and a role that is in use stays.
     let sessions = format!("SELECT count(*) FROM pg_stat_activity WHERE usename = '{role}'");
     eventually("its sessions have ended", 0, async || database.count(&sessions).await).await;
     database.run(&format!("REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")).await;

@@ -506,6 +506,17 @@ async fn a_share_that_does_not_fit_its_table_pauses_and_commits_nothing() {
     assert_eq!((scene.source.committed(), scene.arrived().await.len()), (0, 0));
 }
 
+/// Adds the others once the first message was sent; how many were sent.
+fn push_behind_the_first(scene: &Scene, others: &mut Option<Vec<Change>>) -> u32 {
+    let sent = scene.broker.sent.load(Ordering::Relaxed);
+    if sent == 1
+        && let Some(others) = others.take()
+    {
+        scene.source.push(others);
+    }
+    sent
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lone_change_leaves_at_once_and_those_behind_it_linger_until_it_is_confirmed() {
     let mut scene = Scene::new();
@@ -513,15 +524,10 @@ async fn a_lone_change_leaves_at_once_and_those_behind_it_linger_until_it_is_con
     scene.config.batch.batch_records_max = 1000;
     let (begin, confirms) = (tokio::time::Instant::now(), scene.broker.hold());
     scene.source.push([change(1, 1, "x")]);
-    let mut others = Some((2..=21).map(|version| change(version, version, "x")));
+    let mut others = Some((2..=21).map(|version| change(version, version, "x")).collect());
     let share = scene.metrics.share("incidents");
     let committed = async || {
-        let sent = scene.broker.sent.load(Ordering::Relaxed);
-        if sent == 1
-            && let Some(others) = others.take()
-        {
-            scene.source.push(others);
-        }
+        let sent = push_behind_the_first(&scene, &mut others);
         if others.is_none() && share.shared(Action::Insert).get() + share.shared(Action::Update).get() == 21 {
             confirms.send_if_modified(|released| {
                 assert!(*released || sent == 1, "{sent} were sent before the first was confirmed");
@@ -543,15 +549,10 @@ async fn a_shutdown_sends_what_was_read_and_stores_its_position() {
     // What is behind a change that is not confirmed waits for more.
     let confirms = scene.broker.hold();
     scene.source.push([change(1, 1, "x")]);
-    let mut others = Some((2..=20).map(|version| change(version, version, "x")));
+    let mut others = Some((2..=20).map(|version| change(version, version, "x")).collect());
     let share = scene.metrics.share("incidents");
     let read = async || {
-        let sent = scene.broker.sent.load(Ordering::Relaxed);
-        if sent == 1
-            && let Some(others) = others.take()
-        {
-            scene.source.push(others);
-        }
+        let sent = push_behind_the_first(&scene, &mut others);
         let is_read = share.shared(Action::Insert).get() + share.shared(Action::Update).get() == 20;
         if is_read {
             assert_eq!(sent, 1, "the others linger");
