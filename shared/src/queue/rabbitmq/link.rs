@@ -16,14 +16,20 @@ use crate::queue::QueueError;
 /// How often a wait looks whether the broker has stopped to take messages.
 const BLOCK_POLL: Duration = Duration::from_millis(250);
 
+/// How long to wait for the broker's words after the library's status says that it takes nothing: they come next.
+const REASON_WAIT: Duration = Duration::from_secs(1);
+
+/// Why a broker takes no messages, where its own words were not heard.
+pub(super) const SHORT: &str = "short of memory or disk";
+
 /// A connection to publish on.
 pub(super) struct Link {
     connection: Connection,
     pub(super) window: Window,
     /// The library keeps one queue of events for all who listen, so there is one listener.
     events: BoxStream<'static, Event>,
-    /// What the broker said it is short of.
-    reason: String,
+    /// What the broker said it is short of, while it is.
+    reason: Option<String>,
     /// Whether the caller was told that the broker takes nothing.
     said_blocked: bool,
 }
@@ -40,7 +46,7 @@ impl Link {
         };
         let opened = timeout(CONNECT_TIMEOUT, opening).await.map_err(|elapsed| server.unreachable(elapsed))?;
         let channel = opened.map_err(|error| server.error("", error))?;
-        Ok(Self { connection, window: Window::new(channel), events, reason: String::new(), said_blocked: false })
+        Ok(Self { connection, window: Window::new(channel), events, reason: None, said_blocked: false })
     }
 
     /// Closes it; what was published on it is settled at the broker afterwards, unless that does not answer.
@@ -50,18 +56,26 @@ impl Link {
 
     /// Why the broker, short of memory or disk, takes nothing now. What is handed to the library meanwhile would pile
     /// up in memory. Who was told so learns of the end from [`Link::changed`].
-    pub(super) fn blocked(&mut self, server: &Server) -> Option<QueueError> {
+    pub(super) async fn blocked(&mut self, server: &Server) -> Option<QueueError> {
         while let Some(Some(event)) = self.events.next().now_or_never() {
+            self.note(event);
+        }
+        // The library sets its status first, and gives the reason a moment later.
+        let reason_due = Instant::now() + REASON_WAIT;
+        while self.reason.is_none() && is_blocked(self.connection.status()) {
+            let Ok(Some(event)) = timeout_at(reason_due, self.events.next()).await else { break };
             self.note(event);
         }
         let blocked = is_blocked(self.connection.status());
         self.said_blocked |= blocked;
-        blocked.then(|| server.blocked(&self.reason))
+        blocked.then(|| server.blocked(self.reason.as_deref().unwrap_or(SHORT)))
     }
 
     fn note(&mut self, event: Event) {
-        if let Event::ConnectionBlocked(reason) = event {
-            self.reason = reason;
+        match event {
+            Event::ConnectionBlocked(reason) => self.reason = Some(reason),
+            Event::ConnectionUnblocked => self.reason = None,
+            _ => {}
         }
     }
 
@@ -72,7 +86,7 @@ impl Link {
                 return Err(server.unreachable("the connection is closed"));
             }
             let said = self.said_blocked;
-            match self.blocked(server) {
+            match self.blocked(server).await {
                 Some(blocked) if !said => return Err(blocked),
                 None if said => {
                     self.said_blocked = false;

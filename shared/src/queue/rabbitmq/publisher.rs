@@ -8,16 +8,13 @@ use lapin::options::BasicPublishOptions;
 
 use super::confirms::Outcome;
 use super::connection::Server;
-use super::link::{Impatient, Link, WhileBlocked};
+use super::link::{Impatient, Link, SHORT, WhileBlocked};
 use super::{dead_queue, exchange, wire};
 use crate::envelope::{Envelope, Message};
 use crate::queue::{Confirm, DeadLetter, PublishError, Publisher, QueueError};
 
 /// The exchange without a name routes to the queue the routing key names.
 const DEFAULT_EXCHANGE: &str = "";
-
-/// Why a broker takes no messages, for those who did not hear its own words.
-const SHORT: &str = "short of memory or disk";
 
 /// Publishes to RabbitMQ over a connection of its own.
 ///
@@ -46,7 +43,9 @@ impl RabbitMqPublisher {
     /// The connection to publish on, made anew after a failure.
     async fn link(&mut self) -> Result<&Link, PublishError> {
         // Also where the connection has failed before: what is under way on it is worked off first.
-        if let Some(blocked) = self.link.as_mut().and_then(|link| link.blocked(&self.server)) {
+        if let Some(link) = &mut self.link
+            && let Some(blocked) = link.blocked(&self.server).await
+        {
             return Err(blocked.into());
         }
         let link = match self.link.take_if(|link| link.window.is_sound()) {
@@ -101,7 +100,10 @@ impl RabbitMqPublisher {
         let published = match patience.wait(WhileBlocked::Fail, publishing).await {
             Ok(published) => published.map_err(|error| server.publish_error(queue, error))?,
             Err(Impatient::Blocked) => {
-                let blocked = self.link.as_mut().and_then(|link| link.blocked(&server));
+                let blocked = match &mut self.link {
+                    Some(link) => link.blocked(&server).await,
+                    None => None,
+                };
                 return Err(blocked.unwrap_or_else(|| server.blocked(SHORT)).into());
             }
             Err(Impatient::TimedOut) => {
