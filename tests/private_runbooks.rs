@@ -3,6 +3,7 @@
 use crate::bad_input::paused;
 use crate::kit::database::{Database, connect};
 use crate::kit::eventually;
+use crate::kit::process::Service;
 use crate::kit::server::PrivateServer;
 use crate::postgres::Path;
 use crate::runbooks::{done, file, in_step, more_arrives, run, while_changes_flow};
@@ -11,14 +12,17 @@ const ITEM: &str = "CREATE TABLE item (id int PRIMARY KEY, note text)";
 const SHARE: &str = "[share.items]\nsource = \"desk\"\ntable = \"item\"\nqueue = \"crm\"\nkey = \"aes\"\ninteractive_only = false\ninitial = \"copy\"\n";
 const ALL: &str = "SELECT id, note FROM item";
 
-/// A path whose target is on a server of its own.
-async fn path_to(server: &PrivateServer) -> Path {
+/// A path whose target is on a server of its own, with its services.
+async fn running() -> (PrivateServer, Path, Service, Service) {
+    let server = PrivateServer::postgres();
+    server.start();
     let mut path = Path::create(ITEM, "", SHARE, "").await;
     let target = Database::create_on(&server.url, "target").await;
     target.run(ITEM).await;
     file(&path, "syncline.toml", |text| text.replace(&path.target.url, &target.url));
     path.target = target;
-    path
+    let (producer, consumer) = (path.producer(), path.consumer());
+    (server, path, producer, consumer)
 }
 
 /// Runs programs of PostgreSQL beside a server.
@@ -28,10 +32,7 @@ fn shell(server: &PrivateServer, script: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_moves_with_its_versions_and_tombstones_while_changes_flow() {
-    let server = PrivateServer::postgres();
-    server.start();
-    let mut path = path_to(&server).await;
-    let (mut producer, mut consumer) = (path.producer(), path.consumer());
+    let (server, mut path, mut producer, mut consumer) = running().await;
     let moved = Database::create_on(&server.url, "moved").await;
     let (from, to) = (path.target.name.clone(), moved.name.clone());
     let url = path.target.url.clone();
@@ -57,10 +58,7 @@ async fn a_target_moves_with_its_versions_and_tombstones_while_changes_flow() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_restored_to_an_earlier_time_is_repaired_to_the_last_record() {
-    let server = PrivateServer::postgres();
-    server.start();
-    let mut path = path_to(&server).await;
-    let (mut producer, mut consumer) = (path.producer(), path.consumer());
+    let (server, mut path, mut producer, mut consumer) = running().await;
     path.streaming().await;
     path.source.run("INSERT INTO item SELECT n, 'in the backup' FROM generate_series(1, 200) n").await;
     path.in_step("before the backup", ALL, ALL).await;

@@ -75,6 +75,19 @@ pub fn file(path: &Path, name: &str, edit: impl Fn(&str) -> String) -> PathBuf {
     path.folder.write(name, &edit(&text))
 }
 
+/// Both services, each with a file of its own.
+fn both(path: &Path) -> (Service, Service) {
+    file(path, "producer.toml", str::to_owned);
+    file(path, "consumer.toml", str::to_owned);
+    (start(path, "producer"), start(path, "consumer"))
+}
+
+/// One of them, with its file as it stands there.
+fn start(path: &Path, command: &str) -> Service {
+    let folder = path.folder.path();
+    Service::start(folder, command, &folder.join(format!("{command}.toml")))
+}
+
 /// Stops a service in good order, for another one to be started in its place.
 fn replaced(service: &mut Service, with: impl FnOnce() -> Service) {
     assert!(service.stop().success());
@@ -88,10 +101,7 @@ async fn a_table_is_added_with_its_rows_while_others_flow() {
     );
     let listed = "[subscription.crm.table.item]\n";
     let path = Path::create(&source, ITEM, SHARE, listed).await;
-    let (for_producer, for_consumer) =
-        (file(&path, "producer.toml", str::to_owned), file(&path, "consumer.toml", str::to_owned));
-    let start = |command: &str, config: &PathBuf| Service::start(path.folder.path(), command, config);
-    let (mut producer, mut consumer) = (start("producer", &for_producer), start("consumer", &for_consumer));
+    let (mut producer, mut consumer) = both(&path);
     while_changes_flow(&path, async {
         more_arrives(&path, "before").await;
         // 1. The target's table.
@@ -99,12 +109,12 @@ async fn a_table_is_added_with_its_rows_while_others_flow() {
         // 2. The subscription, where it lists its tables.
         let subscribed = format!("{listed}[subscription.crm.table.customer]\n");
         file(&path, "consumer.toml", |text| text.replace(listed, &subscribed));
-        replaced(&mut consumer, || start("consumer", &for_consumer));
+        replaced(&mut consumer, || start(&path, "consumer"));
         // 3. The share, with the rows that are there.
         let share = SHARE.replace("share.items", "share.customers").replace("\"item\"", "\"customer\"");
         file(&path, "producer.toml", |text| format!("{}\n{share}", text.replace(listed, &subscribed)));
         done(&path, "producer.toml", &["check"]);
-        replaced(&mut producer, || start("producer", &for_producer));
+        replaced(&mut producer, || start(&path, "producer"));
         path.in_step("the rows that were there", "SELECT * FROM customer", "SELECT code, name FROM customer").await;
         path.source
             .run("UPDATE customer SET name = 'Eve' WHERE code = 'C1'; DELETE FROM customer WHERE code = 'C2'")
@@ -124,24 +134,21 @@ async fn a_column_is_added_and_filled_while_records_flow_without_a_pause() {
     let subscription = format!("[subscription.crm.table.item]\n{mapped}");
     let path = Path::create(ITEM, ITEM, &format!("{SHARE}{columns}"), &subscription).await;
     path.source.run("INSERT INTO item SELECT -n, 'nobody touches it' FROM generate_series(1, 500) n").await;
-    let (for_producer, for_consumer) =
-        (file(&path, "producer.toml", str::to_owned), file(&path, "consumer.toml", str::to_owned));
-    let start = |command: &str, config: &PathBuf| Service::start(path.folder.path(), command, config);
-    let (mut producer, mut consumer) = (start("producer", &for_producer), start("consumer", &for_consumer));
+    let (mut producer, mut consumer) = both(&path);
     while_changes_flow(&path, async {
         more_arrives(&path, "before").await;
         let mapped_now = "columns = { note = \"note\", owner = \"owner\" }\n";
         // 1. The target's column, 2. the subscription.
         path.target.run("ALTER TABLE item ADD COLUMN owner text").await;
         file(&path, "consumer.toml", |text| text.replace(mapped, mapped_now));
-        replaced(&mut consumer, || start("consumer", &for_consumer));
+        replaced(&mut consumer, || start(&path, "consumer"));
         // 3. The source's column, 4. the share.
         path.source.run("ALTER TABLE item ADD COLUMN owner text DEFAULT 'it'").await;
         file(&path, "producer.toml", |text| {
             text.replace(mapped, mapped_now).replace(columns, "columns = [\"note\", \"owner\"]\n")
         });
         done(&path, "producer.toml", &["check"]);
-        replaced(&mut producer, || start("producer", &for_producer));
+        replaced(&mut producer, || start(&path, "producer"));
         more_arrives(&path, "with the column").await;
         // 5. Records that nobody touches.
         done(&path, "producer.toml", &["bulk-share", "items", "--wait"]);
