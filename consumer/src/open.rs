@@ -1,4 +1,5 @@
-//! Turns received messages into records: envelope, seal, lines, and the script of their table. CPU work, off the I/O threads.
+//! Turns received messages into records: envelope, seal, lines, and the script of their table. CPU work, off the I/O
+//! threads unless it is quick.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -170,17 +171,22 @@ impl Opened {
     }
 }
 
-/// Opens a received message on the blocking pool, unless it is to be tried alone.
+/// Opens a received message, unless it is to be tried alone: at once where that is quick, else on the blocking pool.
 pub(crate) async fn open(delivery: Delivery, keyring: Arc<Keyring>, rules: OpenRules) -> Opened {
     let mut opened = Opened::received(delivery);
     if opened.is_suspect {
         return opened;
     }
-    blocking(move || {
-        opened.content = open_one(opened.delivery.message(), &keyring, &rules);
-        opened
-    })
-    .await
+    let message = opened.delivery.message();
+    let is_quick = |envelope: &Envelope| rules.scripts.is_none() && envelope.cipher().is_quick(message.body.len());
+    match Envelope::from_message(message) {
+        Ok(envelope) if !is_quick(&envelope) => {
+            opened.content = blocking(move || open_one(envelope, &keyring, &rules)).await;
+        }
+        Ok(envelope) => opened.content = open_one(envelope, &keyring, &rules),
+        Err(error) => opened.content = Err(error.into()),
+    }
+    opened
 }
 
 /// Opens again those messages that did not open with the keys there were.
@@ -192,7 +198,7 @@ pub(crate) async fn open_again(
     blocking(move || {
         for message in &mut messages {
             if !message.is_suspect && matches!(message.content, Err(OpenFault::Refused { .. } | OpenFault::Seal(_))) {
-                message.content = open_one(message.delivery.message(), &keyring, &rules);
+                message.content = open_message(message.delivery.message(), &keyring, &rules);
             }
         }
         messages
@@ -206,7 +212,7 @@ pub(crate) async fn open_alone(
     keyring: Arc<Keyring>,
     rules: OpenRules,
 ) -> Result<Content, OpenFault> {
-    blocking(move || open_one(&message, &keyring, &rules)).await
+    blocking(move || open_message(&message, &keyring, &rules)).await
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -216,8 +222,11 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     }
 }
 
-fn open_one(message: &Message, keyring: &Keyring, rules: &OpenRules) -> Result<Content, OpenFault> {
-    let envelope = Envelope::from_message(message)?;
+fn open_message(message: &Message, keyring: &Keyring, rules: &OpenRules) -> Result<Content, OpenFault> {
+    open_one(Envelope::from_message(message)?, keyring, rules)
+}
+
+fn open_one(envelope: Envelope, keyring: &Keyring, rules: &OpenRules) -> Result<Content, OpenFault> {
     let plain = seal::open(keyring, &envelope, rules.limits).map_err(|error| match error {
         OpenError::Refused if envelope.cipher().is_keyed() => OpenFault::Refused { key: envelope.key().to_owned() },
         OpenError::Refused

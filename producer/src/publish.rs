@@ -174,6 +174,12 @@ impl Item {
     }
 }
 
+/// A batch that was given to be sealed.
+enum Sealing {
+    Sealed(Box<Item>),
+    UnderWay(JoinHandle<Item>),
+}
+
 struct InFlight {
     item: Item,
     /// `None` once it failed.
@@ -195,7 +201,7 @@ pub(crate) struct Window<B: Broker> {
     held: bool,
     /// Set by a failure until the next confirm: messages go one by one.
     probing: bool,
-    sealing: VecDeque<JoinHandle<Item>>,
+    sealing: VecDeque<Sealing>,
     unsent: VecDeque<Item>,
     in_flight: VecDeque<InFlight>,
     /// Plaintext bytes in all three lists.
@@ -306,11 +312,15 @@ impl<B: Broker> Window<B> {
         self.sealing.is_empty() && self.unsent.is_empty() && self.in_flight.is_empty()
     }
 
-    /// Starts to seal off the I/O threads.
+    /// Seals at once where that is quick, else off the I/O threads.
     fn start(&mut self, job: Job) {
         let plain_bytes = job.ndjson.len();
         self.bytes += plain_bytes;
-        self.sealing.push_back(tokio::task::spawn_blocking(move || Item::seal(job)));
+        self.sealing.push_back(if job.seal.cipher().is_quick(plain_bytes) {
+            Sealing::Sealed(Box::new(Item::seal(job)))
+        } else {
+            Sealing::UnderWay(tokio::task::spawn_blocking(move || Item::seal(job)))
+        });
     }
 
     /// Hands what is sealed to the broker, in order, as far as it takes it.
@@ -470,11 +480,19 @@ async fn changed<P: Publisher>(publisher: &mut Option<P>) -> Result<(), PublishE
 }
 
 /// Waits for the oldest batch to be sealed. Cancel-safe; never resolves while nothing is being sealed.
-async fn next_sealed(sealing: &mut VecDeque<JoinHandle<Item>>) -> Item {
-    let Some(first) = sealing.front_mut() else { return pending().await };
-    let sealed = first.await;
-    sealing.pop_front();
-    unwind(sealed)
+async fn next_sealed(sealing: &mut VecDeque<Sealing>) -> Item {
+    match sealing.front_mut() {
+        None => pending().await,
+        Some(Sealing::UnderWay(first)) => {
+            let sealed = first.await;
+            sealing.pop_front();
+            unwind(sealed)
+        }
+        Some(Sealing::Sealed(_)) => match sealing.pop_front() {
+            Some(Sealing::Sealed(item)) => *item,
+            Some(Sealing::UnderWay(_)) | None => unreachable!("it was just there"),
+        },
+    }
 }
 
 /// A panic of a blocking task is one of whoever waits for it.

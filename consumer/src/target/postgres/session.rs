@@ -12,12 +12,13 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use futures_util::TryStreamExt as _;
+use futures_util::future::try_join;
 use syncline_shared::postgres::APPLIED_MESSAGE;
 use syncline_shared::record::{Action, Version};
 use tokio_postgres::{Client, Row, Statement};
 
 use self::learn::wanted;
-use self::parked::Cleared;
+use self::parked::{Begun, Cleared};
 use super::catalog::{self, Catalog};
 use super::config::PostgresTargetConfig;
 use super::error::{self, Doing};
@@ -39,9 +40,14 @@ pub(super) struct Session {
     client: Client,
     address: String,
     evolve: bool,
-    begin: String,
     tables: HashMap<TableKey, Table>,
+    /// How many tables were looked at, for names of prepared statements.
+    learned: usize,
     statements: HashMap<Shape, Statement>,
+    /// What begins the transaction of this call, until its first statement takes it along.
+    opening: Option<String>,
+    /// What the newest call found.
+    begun: Begun,
     /// Since when plans of statements are kept.
     planned: Instant,
 }
@@ -54,7 +60,6 @@ struct Table {
     number: usize,
     places: Places,
     catalog: Catalog,
-    same_columns: Statement,
 }
 
 /// What a statement about records is made for: the table's number and the columns.
@@ -87,16 +92,19 @@ impl Session {
              SET plan_cache_mode = force_generic_plan",
             config.statement_timeout_ms, config.lock_timeout_ms
         );
-        let begin = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock(hashtextextended({}, 0)); \
-             SELECT pg_logical_emit_message(true, {}, '')",
-            sql::literal(&format!("syncline writer {writer}")),
-            sql::literal(APPLIED_MESSAGE)
-        );
-        let evolve = config.schema == SchemaMode::Evolve;
-        let (tables, statements) = (HashMap::new(), HashMap::new());
-        let session = Self { client, address, evolve, begin, tables, statements, planned: Instant::now() };
-        session.batch("", &settings).await?;
+        let own = sql::prepare_own(&format!("syncline writer {writer}"), APPLIED_MESSAGE);
+        let session = Self {
+            client,
+            address,
+            evolve: config.schema == SchemaMode::Evolve,
+            tables: HashMap::new(),
+            learned: 0,
+            statements: HashMap::new(),
+            opening: None,
+            begun: Begun::default(),
+            planned: Instant::now(),
+        };
+        session.batch("", &format!("{settings}; {own}")).await?;
         Ok(session)
     }
 
@@ -106,25 +114,42 @@ impl Session {
 
     /// Applies a call in one transaction. After an error the transaction is rolled back.
     pub(super) async fn apply(&mut self, batches: &[Batch<'_>]) -> Result<Applied, ApplyError> {
-        let result = self.transact(items(batches)).await;
+        // Seldom is anything parked, and to look for it first is a round trip more.
+        let mut looks_first = self.begun.has_parked;
+        let result = loop {
+            let written = self.transact(items(batches), looks_first).await;
+            if self.begun.has_parked && !looks_first && !self.client.is_closed() {
+                looks_first = true;
+                self.batch("", "ROLLBACK").await?;
+                continue;
+            }
+            break match written {
+                Ok(outcomes) => self.batch("", "COMMIT").await.map(|()| Applied { outcomes }),
+                Err(error) => Err(error),
+            };
+        };
         if result.is_err() && !self.client.is_closed() {
             self.batch("", "ROLLBACK").await?;
         }
         result
     }
 
-    async fn transact(&mut self, items: Vec<Item<'_>>) -> Result<Applied, ApplyError> {
+    /// Does all of a call but its commit. What is parked is heeded only by one that looks first.
+    async fn transact(&mut self, items: Vec<Item<'_>>, looks_first: bool) -> Result<Vec<Outcome>, ApplyError> {
         let wanted = wanted(&items);
         for table in &wanted {
             self.learn(table, &items).await?;
         }
-        let begun = self.begin(&wanted).await?;
-        // A record that this call deletes may come back with it.
-        let may_unbury = begun.has_buried || items.iter().any(|item| item.action == Action::Delete);
+        self.opening = Some(self.opening(&wanted));
+        let deletes = items.iter().any(|item| item.action == Action::Delete);
         let mut outcomes = vec![Outcome::Stale; items.len()];
         let mut unburied = Vec::new();
-        let (mut left, unparked) =
-            if begun.has_parked { self.hold_back(&wanted, items, &mut outcomes).await? } else { (items, Vec::new()) };
+        let (mut left, unparked) = if looks_first {
+            self.look().await?;
+            self.hold_back(&wanted, items, &mut outcomes).await?
+        } else {
+            (items, Vec::new())
+        };
         while !left.is_empty() {
             let folded = fold(&left);
             left = folded.later;
@@ -132,14 +157,15 @@ impl Session {
                 for group in groups(table, |columns| self.carries_all(table, columns)) {
                     self.write(table, &group, &mut outcomes, &mut left).await?;
                 }
+                // A record that this call deletes may come back with it.
+                let may_unbury = self.begun.has_buried || deletes;
                 unburied.extend(may_unbury.then(|| self.written_again(table)).into_iter().flatten());
             }
             left.sort_by_key(|item| item.place);
         }
         self.forget(&unparked, Places::unpark).await?;
         self.forget(&unburied, Places::unbury).await?;
-        self.batch("", "COMMIT").await?;
-        Ok(Applied { outcomes })
+        Ok(outcomes)
     }
 
     /// Writes a group of operations and notes what became of their records.
@@ -176,7 +202,7 @@ impl Session {
         Ok(())
     }
 
-    /// Runs a statement about operations of a group.
+    /// Runs a statement about operations of a group. The first of a call begins its transaction, in the same round trip.
     async fn ask(
         &mut self,
         what: What,
@@ -186,9 +212,17 @@ impl Session {
     ) -> Result<Vec<Row>, ApplyError> {
         let columns = &group.columns;
         let statement = self.statement(what, table, group).await?;
-        let asked = self.client.query_raw(&statement, parameters(operations, columns.len()));
-        let answered = async { asked.await?.try_collect().await };
-        answered.await.map_err(|cause| self.doing(table.into, columns).failed(cause))
+        let opening = self.opening.take();
+        let answered = async {
+            let asked = self.client.query_raw(&statement, parameters(operations, columns.len()));
+            let answered = async { asked.await?.try_collect().await };
+            answered.await.map_err(|cause| self.doing(table.into, columns).failed(cause))
+        };
+        let Some(opening) = opening else { return answered.await };
+        // The first that is asked is the first that is sent.
+        let (begun, rows) = try_join(self.begin(&opening), answered).await?;
+        self.begun = begun;
+        Ok(rows)
     }
 
     /// What a table has of records that may have had tombstones.

@@ -85,10 +85,37 @@ pub(super) fn create_tries(tries: &str) -> String {
     )
 }
 
+/// Prepares what every call of a writer begins with: it waits for others of the same name, and says in the log whose
+/// transaction this is.
+pub(super) fn prepare_own(writer: &str, message: &str) -> String {
+    format!(
+        "PREPARE _syncline_own AS SELECT pg_advisory_xact_lock(hashtextextended({}, 0)), \
+         pg_logical_emit_message(true, {}, '')",
+        literal(writer),
+        literal(message)
+    )
+}
+
+/// Begins a call about tables that were prepared under these numbers. Statements by name are not parsed and planned again,
+/// and all together are one message. Each sees what was committed before it, so it is the first that waits.
+pub(super) fn begin(tables: impl Iterator<Item = usize>) -> String {
+    let mut begin = String::from("BEGIN ISOLATION LEVEL READ COMMITTED; EXECUTE _syncline_own");
+    for number in tables {
+        begin.push_str(&format!("; EXECUTE _syncline_same_{number}; EXECUTE _syncline_look_{number}"));
+    }
+    begin
+}
+
 impl Places {
-    /// Reads nothing. Once prepared, PostgreSQL refuses it as soon as the table's columns or types are others.
-    pub(super) fn same_columns(&self) -> String {
-        format!("SELECT * FROM {} WHERE false", self.table)
+    /// Prepares what every call about this table begins with, under a number. One statement reads nothing, and PostgreSQL
+    /// refuses it as soon as the table's columns or types are others. One tells whether any record is parked, or buried.
+    pub(super) fn prepare_look(&self, number: usize) -> String {
+        let Self { table, parked, tombstones, .. } = self;
+        format!(
+            "PREPARE _syncline_same_{number} AS SELECT * FROM {table} WHERE false; \
+             PREPARE _syncline_look_{number} AS SELECT EXISTS (SELECT FROM {parked}) AS has_parked, \
+             EXISTS (SELECT FROM {tombstones}) AS has_buried"
+        )
     }
 
     /// Writes records that carry all a new row needs. Answers how many of them were written.

@@ -47,11 +47,12 @@ impl Session {
             self.create(into, &statements).await?;
             self.read(into).await?.ok_or_else(|| catalog::missing_table(into, columns, key))?
         };
-        let number = self.tables.len();
+        let number = self.learned;
+        // A name is used once, also where it could not be prepared.
+        self.learned += 1;
         let places = catalog.places(key);
-        let same_columns = self.client.prepare(&places.same_columns()).await;
-        let same_columns = same_columns.map_err(|cause| self.doing(into, columns).failed(cause))?;
-        self.tables.insert(table_key, Table { number, places, catalog, same_columns });
+        self.batch(into, &places.prepare_look(number)).await?;
+        self.tables.insert(table_key, Table { number, places, catalog });
         Ok(())
     }
 

@@ -45,9 +45,7 @@ impl Session {
         let places = catalog.places(&key);
         let staged = Staged::new(&places, number);
         self.batch(into, &format!("{}; {}", staged.create_staging(), staged.create_accounted())).await?;
-        let same_columns = self.client.prepare(&places.same_columns()).await;
-        let same_columns = same_columns.map_err(|cause| self.doing(into, &key).failed(cause))?;
-        self.tables.insert(table_key(into, &key), Table { number, places, catalog, same_columns });
+        self.tables.insert(table_key(into, &key), Table { number, places, catalog });
         Ok(())
     }
 

@@ -1,9 +1,8 @@
 //! The begin of a call, records that are parked or were deleted, and messages that are tried alone.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use futures_util::future::{try_join, try_join_all};
 use syncline_shared::record::Version;
 use tokio_postgres::SimpleQueryMessage;
 
@@ -21,7 +20,7 @@ pub(super) type Cleared = (usize, String, Version);
 const PLANS_LAST: Duration = Duration::from_secs(10);
 
 /// What there is in the schemas of a call's tables.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Begun {
     /// Some record is parked.
     pub(super) has_parked: bool,
@@ -41,36 +40,37 @@ struct Columns<'a> {
 }
 
 impl Session {
-    /// Begins a call's transaction, in one round trip: every call pays for it. From then on it holds the tables' locks, so
-    /// that their columns stay as they are until the commit.
-    pub(super) async fn begin(&mut self, wanted: &[Wanted<'_>]) -> Result<Begun, ApplyError> {
-        let mut begin = if self.planned.elapsed() < PLANS_LAST {
-            String::new()
-        } else {
+    /// What begins a call's transaction. From then on it holds the tables' locks, so that their columns stay as they are
+    /// until the commit.
+    pub(super) fn opening(&mut self, wanted: &[Wanted<'_>]) -> String {
+        let mut opening = String::new();
+        if self.planned.elapsed() >= PLANS_LAST {
             self.planned = Instant::now();
-            String::from("DISCARD PLANS; ")
-        };
-        let any = |tables: fn(&Places) -> &String| {
-            let tables: BTreeSet<_> =
-                wanted.iter().filter_map(|table| self.known(table)).map(|table| tables(&table.places)).collect();
-            let exists: Vec<_> = tables.into_iter().map(|table| format!("EXISTS (SELECT FROM {table})")).collect();
-            exists.join(" OR ")
-        };
-        let (parked, buried) = (any(|places| &places.parked), any(|places| &places.tombstones));
-        begin.push_str(&format!("{}; SELECT {parked}, {buried}", self.begin));
-        let begun = async { self.client.simple_query(&begin).await.map_err(|cause| self.doing("", &[]).failed(cause)) };
-        let same = wanted.iter().filter_map(|table| self.known(table)).map(async |table| {
-            let same = self.client.query(&table.same_columns, &[]).await;
-            same.map_err(|cause| self.doing(&table.catalog.into, &[]).failed(cause))
-        });
-        // The first that is asked is the first that is sent.
-        let (answers, _) = try_join(begun, try_join_all(same)).await?;
-        let answers = answers.iter().rev();
-        let mut rows =
-            answers.filter_map(|answer| if let SimpleQueryMessage::Row(row) = answer { Some(row) } else { None });
-        let row = rows.next();
-        let is = |place| row.and_then(|row| row.try_get(place).ok().flatten()) == Some("t");
-        Ok(Begun { has_parked: is(0), has_buried: is(1) })
+            opening.push_str("DISCARD PLANS; ");
+        }
+        let known = wanted.iter().filter_map(|table| self.known(table));
+        opening.push_str(&sql::begin(known.map(|table| table.number)));
+        opening
+    }
+
+    /// Begins the transaction of this call before its first statement, which may need to know what was found.
+    pub(super) async fn look(&mut self) -> Result<(), ApplyError> {
+        if let Some(opening) = self.opening.take() {
+            self.begun = self.begin(&opening).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn begin(&self, opening: &str) -> Result<Begun, ApplyError> {
+        let answers = self.client.simple_query(opening).await.map_err(|cause| self.doing("", &[]).failed(cause))?;
+        let mut begun = Begun::default();
+        for answer in &answers {
+            let SimpleQueryMessage::Row(row) = answer else { continue };
+            let is = |name| row.try_get(name).ok().flatten() == Some("t");
+            begun.has_parked |= is("has_parked");
+            begun.has_buried |= is("has_buried");
+        }
+        Ok(begun)
     }
 
     /// Takes out the parts of records of which an older change is parked. The others are to be written, and then what is
