@@ -16,8 +16,9 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
-use syncline_shared::record::{Action, Record, Row, Value, Version};
+use syncline_shared::record::{Action, Columns, Record, Row, Value, Version};
 
 use super::{Batch, Outcome, TableMap};
 
@@ -58,7 +59,7 @@ pub struct FoldedTable<'a> {
 #[derive(Debug)]
 pub struct Operation<'a> {
     /// The key's values as a JSON array of texts: the row's name in tombstones.
-    pub name: String,
+    pub name: Arc<str>,
     /// The key's values.
     pub key: &'a Row,
     /// The version the row has afterwards.
@@ -68,8 +69,10 @@ pub struct Operation<'a> {
     pub since: Version,
     /// What to write.
     pub change: Change<'a>,
-    /// The records it was made from, with their outcome if it is applied.
-    items: Vec<(Item<'a>, Outcome)>,
+    /// The first record it was made from.
+    item: Item<'a>,
+    /// The others, with their outcome if it is applied.
+    others: Vec<(Item<'a>, Outcome)>,
 }
 
 /// What an operation writes.
@@ -79,8 +82,10 @@ pub enum Change<'a> {
     Delete,
     /// Sets the columns that are given, leaves the others as they are; makes the row if there is none.
     Upsert {
-        /// Columns by the target's names: the key's, then the others. None twice, none [`Value::Unchanged`].
-        columns: Vec<(&'a str, Value<'a>)>,
+        /// The target's names of the columns: the key's, then the others, none twice. Shared by records of one shape.
+        columns: Arc<[&'a str]>,
+        /// A value for each, none [`Value::Unchanged`].
+        values: Vec<Value<'a>>,
         /// Not all columns of the record are given.
         partial: bool,
     },
@@ -122,35 +127,82 @@ pub fn fold<'a>(items: &[Item<'a>]) -> Folded<'a> {
 /// The name of a key, the same for the same values whatever their columns are called and however they are typed.
 #[must_use]
 pub fn key_name(key: &Row) -> String {
-    let mut name = String::from("[");
+    let mut name = vec![b'['];
     for (index, value) in key.values().enumerate() {
         if index > 0 {
-            name.push(',');
+            name.push(b',');
         }
-        name.push_str(&serde_json::Value::from(value.as_text().unwrap_or_default()).to_string());
+        let written = serde_json::to_writer(&mut name, value.as_text().unwrap_or_default());
+        written.unwrap_or_else(|_| unreachable!("memory takes every text"));
     }
-    name.push(']');
-    name
+    name.push(b']');
+    String::from_utf8(name).unwrap_or_else(|_| unreachable!("JSON of texts is text"))
 }
 
 /// A record's columns by the target's names: the key's, then the others it carries.
 #[must_use]
 pub fn columns<'a>(table: &'a TableMap, record: &'a Record) -> Vec<(&'a str, Value<'a>)> {
-    let key = record.key.iter().filter_map(|(name, value)| Some((table.column(name, true)?, value)));
-    let data = record.data.iter().flat_map(Row::iter);
-    let others = data
-        .filter(|(name, value)| *value != Value::Unchanged && record.key.columns().position(name).is_none())
-        .filter_map(|(name, value)| Some((table.column(name, false)?, value)));
-    let mut columns = Vec::with_capacity(record.data.as_ref().unwrap_or(&record.key).columns().len());
-    columns.extend(key.chain(others));
-    columns
+    let layout = Layout::of(table, record);
+    layout.names.iter().copied().zip(layout.values(record)).collect()
+}
+
+/// Where the columns of a record are, and what the target calls them; the same for all records of one shape.
+struct Layout<'a> {
+    table: &'a TableMap,
+    key: &'a Columns,
+    data: Option<&'a Columns>,
+    /// The target's names: the key's, then the others.
+    names: Arc<[&'a str]>,
+    /// The places of the others in the data.
+    others: Vec<usize>,
+    /// A record that left columns alone has a layout of its own.
+    is_own: bool,
+}
+
+impl<'a> Layout<'a> {
+    fn of(table: &'a TableMap, record: &'a Record) -> Self {
+        let key = record.key.columns();
+        let data = record.data.as_ref();
+        let is_taken = |(place, name): &(usize, &'a str)| {
+            let value = data.and_then(|data| data.value(*place));
+            value != Some(Value::Unchanged) && key.position(name).is_none() && table.column(name, false).is_some()
+        };
+        let others: Vec<_> = data.iter().flat_map(|data| data.columns().iter().enumerate()).filter(is_taken).collect();
+        let names = key.iter().filter_map(|name| table.column(name, true));
+        Self {
+            table,
+            key,
+            data: data.map(Row::columns),
+            names: names.chain(others.iter().filter_map(|(_, name)| table.column(name, false))).collect(),
+            others: others.into_iter().map(|(place, _)| place).collect(),
+            is_own: data.is_some_and(Row::has_unchanged),
+        }
+    }
+
+    fn fits(&self, table: &TableMap, record: &Record) -> bool {
+        let data = record.data.as_ref();
+        !self.is_own
+            && std::ptr::eq(self.table, table)
+            && self.key == record.key.columns()
+            && self.data == data.map(Row::columns)
+            && !data.is_some_and(Row::has_unchanged)
+    }
+
+    fn values(&self, record: &'a Record) -> Vec<Value<'a>> {
+        let mut values = Vec::with_capacity(self.names.len());
+        values.extend(record.key.values());
+        values.extend(record.data.iter().flat_map(|data| self.others.iter().filter_map(|place| data.value(*place))));
+        values
+    }
 }
 
 /// Operations while they are folded; `finish` brings them in order.
 #[derive(Default)]
 struct Folding<'a> {
-    tables: Vec<(FoldedTable<'a>, HashMap<String, Slot>)>,
+    tables: Vec<(FoldedTable<'a>, HashMap<Arc<str>, Slot>)>,
     later: Vec<Item<'a>>,
+    /// That of the newest record: the next one has it, too, nearly always.
+    layout: Option<Layout<'a>>,
 }
 
 /// Where a key's operation is.
@@ -162,18 +214,19 @@ struct Slot {
 
 impl<'a> Folding<'a> {
     fn push(&mut self, item: Item<'a>) {
-        let Self { tables, later } = self;
+        let change = self.change(item);
+        let Self { tables, later, .. } = self;
         let (table, slots) = table_of(tables, &item);
         let operations = &mut table.operations;
-        match slots.entry(key_name(&item.record.key)) {
+        match slots.entry(key_name(&item.record.key).into()) {
             Entry::Vacant(slot) => {
-                operations.push(Operation::new(slot.key().clone(), item));
+                operations.push(Operation::new(slot.key().clone(), item, change));
                 slot.insert(Slot { operation: operations.len() - 1, closed: false });
             }
             Entry::Occupied(mut slot) => {
                 let slot = slot.get_mut();
                 if let Some(operation) = operations.get_mut(slot.operation).filter(|_| !slot.closed)
-                    && operation.add(item)
+                    && operation.add(item, change)
                 {
                     return;
                 }
@@ -181,6 +234,19 @@ impl<'a> Folding<'a> {
                 later.push(item);
             }
         }
+    }
+
+    fn change(&mut self, item: Item<'a>) -> Change<'a> {
+        let Item { table, action, record, .. } = item;
+        if action == Action::Delete {
+            return Change::Delete;
+        }
+        let layout = match self.layout.take().filter(|layout| layout.fits(table, record)) {
+            Some(layout) => layout,
+            None => Layout::of(table, record),
+        };
+        let layout = self.layout.insert(layout);
+        Change::Upsert { columns: layout.names.clone(), values: layout.values(record), partial: record.partial }
     }
 
     fn finish(self) -> Folded<'a> {
@@ -195,9 +261,9 @@ impl<'a> Folding<'a> {
 
 /// The target's table of a record, by its name and the names of its key columns.
 fn table_of<'t, 'a>(
-    tables: &'t mut Vec<(FoldedTable<'a>, HashMap<String, Slot>)>,
+    tables: &'t mut Vec<(FoldedTable<'a>, HashMap<Arc<str>, Slot>)>,
     item: &Item<'a>,
-) -> &'t mut (FoldedTable<'a>, HashMap<String, Slot>) {
+) -> &'t mut (FoldedTable<'a>, HashMap<Arc<str>, Slot>) {
     let into = item.table.into.as_str();
     let key = || item.record.key.columns().iter().filter_map(|name| item.table.column(name, true));
     let found = tables.iter().position(|(table, _)| table.into == into && key().eq(table.key_columns.iter().copied()));
@@ -211,28 +277,26 @@ fn table_of<'t, 'a>(
 }
 
 impl<'a> Operation<'a> {
-    fn new(name: String, item: Item<'a>) -> Self {
+    fn new(name: Arc<str>, item: Item<'a>, change: Change<'a>) -> Self {
         let Record { key, version, .. } = item.record;
-        let items = vec![(item, Outcome::Applied)];
-        Self { name, key, version: *version, since: *version, change: change(item), items }
+        Self { name, key, version: *version, since: *version, change, item, others: Vec::new() }
     }
 
     /// Takes a later record in; `false` if it has to wait until this operation is applied.
-    fn add(&mut self, item: Item<'a>) -> bool {
+    fn add(&mut self, item: Item<'a>, mut newer: Change<'a>) -> bool {
         let version = item.record.version;
         if version <= self.version {
             let outcome = if version == self.version { Outcome::Duplicate } else { Outcome::Stale };
-            self.items.push((item, outcome));
+            self.others.push((item, outcome));
             return true;
         }
-        let mut newer = change(item);
-        if let Change::Upsert { columns, partial } = &mut newer {
+        if let Change::Upsert { columns, values, partial } = &mut newer {
             match &self.change {
                 // What the deleted row had must be gone before a part of its columns comes back; all of them replace it.
                 Change::Delete if *partial => return false,
                 Change::Delete => self.since = version,
-                Change::Upsert { columns: older, partial: older_partial } => {
-                    let kept = inherit(columns, older);
+                Change::Upsert { columns: older, values: older_values, partial: older_partial } => {
+                    let kept = inherit((columns, values), older, older_values);
                     *partial &= *older_partial;
                     self.since = if kept { self.since } else { version };
                 }
@@ -243,20 +307,21 @@ impl<'a> Operation<'a> {
         self.change = newer;
         self.version = version;
         self.key = &item.record.key;
-        self.items.push((item, Outcome::Applied));
+        self.others.push((item, Outcome::Applied));
         true
     }
 
     /// The place of the first record it was made from.
     #[must_use]
-    pub fn place(&self) -> usize {
-        self.items.first().map_or(0, |(item, _)| item.place)
+    pub const fn place(&self) -> usize {
+        self.item.place
     }
 
     /// Writes down what became of the records of this operation. Those that a version in between does not cover are
     /// left for another round.
     pub fn settle(&self, taken: Taken, outcomes: &mut [Outcome], left: &mut Vec<Item<'a>>) {
-        for (item, applied) in &self.items {
+        let first = (&self.item, &Outcome::Applied);
+        for (item, applied) in std::iter::once(first).chain(self.others.iter().map(|(item, applied)| (item, applied))) {
             let outcome = match taken {
                 Taken::Applied => applied.clone(),
                 Taken::Held(held) if item.record.version < held => Outcome::Stale,
@@ -273,28 +338,24 @@ impl<'a> Operation<'a> {
     }
 }
 
-fn change(item: Item<'_>) -> Change<'_> {
-    match item.action {
-        Action::Delete => Change::Delete,
-        Action::Insert | Action::Update | Action::Bulk => {
-            Change::Upsert { columns: columns(item.table, item.record), partial: item.record.partial }
-        }
-    }
-}
-
 /// Appends the older columns that the newer ones do not set; tells whether there were any.
-fn inherit<'a>(newer: &mut Vec<(&'a str, Value<'a>)>, older: &[(&'a str, Value<'a>)]) -> bool {
-    let own = newer.len();
+fn inherit<'a>(
+    (columns, values): (&mut Arc<[&'a str]>, &mut Vec<Value<'a>>),
+    older: &Arc<[&'a str]>,
+    older_values: &[Value<'a>],
+) -> bool {
     // Repeats of one shape are the rule, and then nothing has to be searched.
-    if own == older.len() && newer.iter().zip(older).all(|((a, _), (b, _))| a == b) {
+    if columns == older {
         return false;
     }
-    for (name, value) in older {
-        if !newer.iter().any(|(set, _)| set == name) {
-            newer.push((name, *value));
-        }
+    let missing = older.iter().zip(older_values).filter(|(name, _)| !columns.contains(name));
+    let (names, inherited): (Vec<&str>, Vec<Value<'_>>) = missing.unzip();
+    if names.is_empty() {
+        return false;
     }
-    newer.len() > own
+    values.extend(inherited);
+    *columns = columns.iter().copied().chain(names).collect();
+    true
 }
 
 #[cfg(test)]

@@ -50,8 +50,8 @@ fn a_newer_part_is_merged_onto_the_older_record() {
     ];
     let folded = fold(&call(&map, &changes));
     let operation = only(&folded);
-    let columns = vec![("id", Value::Text("1")), ("b", Value::Text("b5")), ("a", Value::Text("a3"))];
-    assert_eq!(operation.change, Change::Upsert { columns, partial: false });
+    let (columns, values) = (["id", "b", "a"].into(), ["1", "b5", "a3"].map(Value::Text).to_vec());
+    assert_eq!(operation.change, Change::Upsert { columns, values, partial: false });
     assert_eq!((operation.since, operation.version), (Version::new(1, 3, 1), Version::new(1, 5, 1)));
 }
 
@@ -66,7 +66,7 @@ fn a_record_with_all_columns_replaces_what_was_before_it() {
     let folded = fold(&call(&map, &changes));
     let operation = only(&folded);
     assert_eq!(operation.since, operation.version);
-    assert!(matches!(&operation.change, Change::Upsert { columns, partial: false } if columns.len() == 3));
+    assert!(matches!(&operation.change, Change::Upsert { columns, partial: false, .. } if columns.len() == 3));
 }
 
 #[test]
@@ -80,6 +80,23 @@ fn a_part_of_a_deleted_record_waits_for_the_delete() {
     let folded = fold(&call(&map, &changes));
     assert_eq!(folded.tables[0].operations[0].change, Change::Delete);
     assert_eq!(folded.later.iter().map(|item| item.place).collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
+fn columns_that_a_change_left_alone_are_missing_from_it_and_not_from_those_beside_it() {
+    let map = map();
+    let mut left_alone = record("2", 2, Some(&[("a", "a2"), ("b", "")]), true);
+    let mut data = Row::builder(left_alone.data.as_ref().unwrap().columns().clone());
+    [Value::Text("2"), Value::Text("a2"), Value::Unchanged].into_iter().for_each(|value| data.push(value));
+    left_alone.data = Some(data.finish());
+    let whole = |id| (Action::Update, record(id, 1, Some(&[("a", "a1"), ("b", "b1")]), false));
+    let changes = [whole("1"), (Action::Update, left_alone), whole("3"), whole("4")];
+    let folded = fold(&call(&map, &changes));
+    let carried = folded.tables[0].operations.iter().map(|operation| match &operation.change {
+        Change::Upsert { columns, values, .. } => (columns.len(), values.len()),
+        Change::Delete => unreachable!("none is a delete"),
+    });
+    assert_eq!(carried.collect::<Vec<_>>(), [(3, 3), (2, 2), (3, 3), (3, 3)]);
 }
 
 #[test]
@@ -105,7 +122,7 @@ fn keys_and_tables_are_in_order_whatever_the_arrival() {
     let folded = fold(&items(&batches));
     assert_eq!(folded.tables.iter().map(|table| table.into).collect::<Vec<_>>(), ["another", "support_case"]);
     for table in &folded.tables {
-        let names: Vec<_> = table.operations.iter().map(|operation| operation.name.as_str()).collect();
+        let names: Vec<_> = table.operations.iter().map(|operation| &*operation.name).collect();
         assert_eq!(names, [r#"["a"]"#, r#"["b"]"#, r#"["c"]"#]);
     }
 }
@@ -135,10 +152,10 @@ fn apply(held: &mut Held, name: &str, since: Version, version: Version, change: 
     };
     let row = match change {
         Change::Delete => None,
-        Change::Upsert { columns, .. } => {
+        Change::Upsert { columns, values, .. } => {
             let mut row = row.unwrap_or_default();
-            let texts = columns.iter().map(|(name, value)| ((*name).to_owned(), value.as_text().unwrap().to_owned()));
-            row.extend(texts);
+            let texts = values.iter().map(|value| value.as_text().unwrap().to_owned());
+            row.extend(columns.iter().map(|name| (*name).to_owned()).zip(texts));
             Some(row)
         }
     };
@@ -149,7 +166,8 @@ fn apply(held: &mut Held, name: &str, since: Version, version: Version, change: 
 fn one_by_one(held: &mut Held, items: &[Item<'_>]) -> Vec<Outcome> {
     let mut outcomes = vec![Outcome::Applied; items.len()];
     for item in items {
-        let operation = Operation::new(key_name(&item.record.key), *item);
+        let change = Folding::default().change(*item);
+        let operation = Operation::new(key_name(&item.record.key).into(), *item, change);
         let taken = apply(held, &operation.name, operation.since, operation.version, &operation.change);
         operation.settle(taken, &mut outcomes, &mut Vec::new());
     }

@@ -18,7 +18,7 @@ pub(super) fn write_line(
 ) -> Result<(), NotBase64> {
     match &operation.change {
         Change::Delete => operation.key.values().try_for_each(|value| write_value(out, value))?,
-        Change::Upsert { columns, .. } => columns.iter().try_for_each(|(_, value)| write_value(out, *value))?,
+        Change::Upsert { values, .. } => values.iter().try_for_each(|value| write_value(out, *value))?,
     }
     out.extend_from_slice(format!("{}\t{group}\t{row}\t", operation.version).as_bytes());
     write_text(out, &operation.name);

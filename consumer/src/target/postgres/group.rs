@@ -1,5 +1,7 @@
 //! Operations that one statement can write: same table, same form, same columns.
 
+use std::sync::Arc;
+
 use crate::target::fold::{Change, FoldedTable, Operation};
 
 /// How a group is written.
@@ -18,7 +20,7 @@ pub(super) enum Form {
 pub(super) struct Group<'o, 'a> {
     pub(super) form: Form,
     /// The columns of every operation, in its order.
-    pub(super) columns: Vec<&'a str>,
+    pub(super) columns: Arc<[&'a str]>,
     pub(super) operations: Vec<&'o Operation<'a>>,
 }
 
@@ -29,10 +31,9 @@ pub(super) fn groups<'o, 'a>(table: &'o FoldedTable<'a>, carries_all: impl Fn(&[
         let whole = operation.since == operation.version;
         let alike = |group: &&mut Group<'o, 'a>| match &operation.change {
             Change::Delete => group.form == Form::Delete,
-            Change::Upsert { columns, partial } => {
+            Change::Upsert { columns, partial, .. } => {
                 let form = if whole && !partial { Form::Whole } else { Form::Part };
-                (group.form == form || (form == Form::Whole && group.form == Form::Part))
-                    && columns.iter().map(|(name, _)| name).eq(&group.columns)
+                (group.form == form || (form == Form::Whole && group.form == Form::Part)) && *columns == group.columns
             }
         };
         if let Some(group) = groups.iter_mut().find(alike) {
@@ -40,11 +41,10 @@ pub(super) fn groups<'o, 'a>(table: &'o FoldedTable<'a>, carries_all: impl Fn(&[
             continue;
         }
         let (form, columns) = match &operation.change {
-            Change::Delete => (Form::Delete, table.key_columns.clone()),
-            Change::Upsert { columns, partial } => {
-                let columns: Vec<_> = columns.iter().map(|(name, _)| *name).collect();
-                let form = if whole && !partial && carries_all(&columns) { Form::Whole } else { Form::Part };
-                (form, columns)
+            Change::Delete => (Form::Delete, table.key_columns.as_slice().into()),
+            Change::Upsert { columns, partial, .. } => {
+                let form = if whole && !partial && carries_all(columns) { Form::Whole } else { Form::Part };
+                (form, columns.clone())
             }
         };
         groups.push(Group { form, columns, operations: vec![operation] });

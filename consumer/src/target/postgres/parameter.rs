@@ -74,7 +74,7 @@ impl<'a> Parameter<'_, 'a> {
         };
         let value = match &operation.change {
             Change::Delete => operation.key.values().nth(place),
-            Change::Upsert { columns, .. } => columns.get(place).map(|(_, value)| *value),
+            Change::Upsert { values, .. } => values.get(place).copied(),
         };
         Ok(match value.unwrap_or(Value::Null) {
             Value::Null | Value::Unchanged => None,
@@ -173,7 +173,7 @@ pub(super) fn parameters<'o, 'a>(
 pub(super) fn size(operation: &Operation<'_>) -> usize {
     let values: usize = match &operation.change {
         Change::Delete => operation.key.values().map(length).sum(),
-        Change::Upsert { columns, .. } => columns.iter().map(|(_, value)| length(*value)).sum(),
+        Change::Upsert { values, .. } => values.iter().copied().map(length).sum(),
     };
     values + operation.name.len()
 }

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use futures_util::TryStreamExt as _;
-use futures_util::future::try_join;
+use futures_util::future::join;
 use syncline_shared::postgres::APPLIED_MESSAGE;
 use syncline_shared::record::{Action, Version};
 use tokio_postgres::{Client, Row, Statement};
@@ -189,7 +189,7 @@ impl Session {
             let held = self.ask(What::AskVersions, table, group, now).await?;
             let held: HashMap<&str, &Row> = held.iter().map(|row| (row.get(0), row)).collect();
             for operation in now {
-                let row = held.get(operation.name.as_str());
+                let row = held.get(&*operation.name);
                 let version = row.and_then(|row| row.get::<_, &str>(1).parse::<Version>().ok());
                 let taken = match (row, version) {
                     (Some(row), Some(version)) if version == operation.version && row.get(2) => Taken::Applied,
@@ -220,16 +220,17 @@ impl Session {
         };
         let Some(opening) = opening else { return answered.await };
         // The first that is asked is the first that is sent.
-        let (begun, rows) = try_join(self.begin(&opening), answered).await?;
-        self.begun = begun;
-        Ok(rows)
+        let (begun, rows) = join(self.begin(&opening), answered).await;
+        // Also where the statement failed: what is parked may be why.
+        self.begun = begun?;
+        rows
     }
 
     /// What a table has of records that may have had tombstones.
     fn written_again(&self, table: &FoldedTable<'_>) -> Vec<Cleared> {
         let Some(known) = self.tables.get(&table_key(table.into, &table.key_columns)) else { return Vec::new() };
         let written = table.operations.iter().filter(|operation| operation.change != Change::Delete);
-        written.map(|operation| (known.number, operation.name.clone(), operation.version)).collect()
+        written.map(|operation| (known.number, operation.name.to_string(), operation.version)).collect()
     }
 
     /// Neither written nor guarded: another writer or a trigger of the table was in between.

@@ -178,6 +178,21 @@ async fn a_part_finds_its_row_though_a_new_row_would_need_more() {
 }
 
 #[tokio::test]
+async fn a_part_whose_record_was_parked_meanwhile_waits_also_where_the_database_would_refuse_it() {
+    let bench = PostgresBench::new().await;
+    bench.run("CREATE TABLE incident (number text PRIMARY KEY, subject text NOT NULL, note text NOT NULL)").await;
+    let (mut target, map) = (bench.target("one"), incidents());
+    apply(&mut target, &[(Action::Insert, incident("I1", 1, "printer", Some("note")))]).await;
+    let refused = incident("I2", 1, "no note", None);
+    bench.target("two").park(&[Parked { table: &map, record: &refused, letter: "L1" }]).await.unwrap();
+    let waits = Outcome::Waits { behind: "L1".to_owned() };
+    for version in [2, 3] {
+        assert_eq!(apply(&mut target, &[(Action::Update, part("I2", version, "note", "new"))]).await, [waits.clone()]);
+    }
+    bench.finish().await;
+}
+
+#[tokio::test]
 async fn a_broken_connection_is_transient_and_the_next_call_works() {
     let bench = PostgresBench::new().await;
     with_incidents(&bench).await;
