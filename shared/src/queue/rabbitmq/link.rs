@@ -72,10 +72,10 @@ impl Link {
     }
 
     fn note(&mut self, event: Event) {
-        match event {
-            Event::ConnectionBlocked(reason) => self.reason = Some(reason),
-            Event::ConnectionUnblocked => self.reason = None,
-            _ => {}
+        if let Event::ConnectionBlocked(reason) = event {
+            self.reason = Some(reason);
+        } else if matches!(event, Event::ConnectionUnblocked) {
+            self.reason = None;
         }
     }
 
