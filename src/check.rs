@@ -26,7 +26,7 @@ use crate::config::{Config, Env, compile};
 use crate::failure::Failure;
 use crate::fit::Fit;
 use crate::queue::{OnBroker, on_broker};
-use crate::style::{BAD, GOOD, NOTE, PLACE};
+use crate::style::{BAD, GOOD, NOTE, PLACE, counted};
 
 /// What was found about one system.
 struct Finding {
@@ -219,8 +219,4 @@ async fn receivers(config: &Config) -> Vec<Finding> {
 async fn collector(config: &Config) -> Option<Finding> {
     let problems = traces::check(config.traces.as_ref()?).await.err().iter().map(|error| chain(error)).collect();
     Some(Finding { system: "traces".to_owned(), problems, notes: Vec::new() })
-}
-
-fn counted(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }

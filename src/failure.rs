@@ -6,7 +6,7 @@ use anstream::eprintln;
 use syncline_shared::config::Problems;
 use syncline_shared::tasks::chain;
 
-use crate::style::{BAD, PLACE};
+use crate::style::{BAD, PLACE, counted};
 
 /// Why a command failed, in plain sentences, and its exit code.
 #[derive(Debug)]
@@ -34,9 +34,8 @@ impl Failure {
                     let (place, text) = line.split_once(": ").unwrap_or(("", line));
                     eprintln!("{PLACE}{place}:{PLACE:#} {text}");
                 }
-                let count = problems.list.len();
-                let s = if count == 1 { "" } else { "s" };
-                eprintln!("\n{BAD}{count} problem{s} in the configuration.{BAD:#} No system was asked yet.");
+                let count = counted(problems.list.len(), "problem");
+                eprintln!("\n{BAD}{count} in the configuration.{BAD:#} No system was asked yet.");
                 eprintln!(
                     "Every key is explained in docs/configuration.md; `syncline config schema` has an editor complete them."
                 );

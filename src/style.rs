@@ -1,5 +1,7 @@
-//! Colours of what a person reads. `anstream` leaves them out where nobody sees them: in pipes and files, and where
+//! Colours and counts of what a person reads. `anstream` leaves them out where nobody sees them: in pipes and files, and where
 //! `NO_COLOR` says so.
+
+use std::fmt::Display;
 
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
@@ -12,6 +14,12 @@ pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
 pub(crate) const NOTE: Style = AnsiColor::Yellow.on_default();
 /// Where it is.
 pub(crate) const PLACE: Style = Style::new().bold();
+
+/// A count of things, in words.
+pub(crate) fn counted(count: impl Display + PartialEq + From<u8>, what: &str) -> String {
+    let s = if count == 1.into() { "" } else { "s" };
+    format!("{count} {what}{s}")
+}
 
 /// Whether lines to standard error have colours.
 pub(crate) fn on_stderr() -> bool {

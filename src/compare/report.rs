@@ -8,6 +8,7 @@ use syncline_shared::record::{Row, Value};
 use super::places::Places;
 use super::repair::Repair;
 use super::scan::{Count, Found, LISTED_MAX, Outcome, What};
+use crate::style::counted;
 
 /// A comparison that is done.
 pub(super) struct Report<'a> {
@@ -63,18 +64,22 @@ impl Report<'_> {
         for (name, keeps, count) in self.tables() {
             writeln!(
                 text,
-                "{} -> {}, table {name}: {} records in {} ranges, {} ranges not the same",
-                self.share, self.target, count.records, count.ranges, count.ranges_different
+                "{} -> {}, table {name}: {} in {}, {} not the same",
+                self.share,
+                self.target,
+                counted(count.records, "record"),
+                counted(count.ranges, "range"),
+                count.ranges_different
             )?;
             if let Some(why) = keeps {
                 writeln!(text, "  rows without a record are not looked for: {why}")?;
             }
         }
         if self.outcome.newer > 0 {
-            writeln!(text, "  {} records were newer at the target by then", self.outcome.newer)?;
+            writeln!(text, "  {} had become newer at the target", counted(self.outcome.newer, "record"))?;
         }
         if self.outcome.settled > 0 {
-            writeln!(text, "  {} records were on their way and arrived", self.outcome.settled)?;
+            writeln!(text, "  {} had been on the way and arrived", counted(self.outcome.settled, "record"))?;
         }
         self.notes.iter().try_for_each(|note| writeln!(text, "  note: {note}"))?;
         for found in &self.outcome.found {
