@@ -75,6 +75,8 @@ struct Shape {
 enum What {
     Write(Form),
     AskVersions,
+    Unpark,
+    Unbury,
 }
 
 impl Session {
@@ -163,8 +165,8 @@ impl Session {
             }
             left.sort_by_key(|item| item.place);
         }
-        self.forget(&unparked, Places::unpark).await?;
-        self.forget(&unburied, Places::unbury).await?;
+        self.forget(&unparked, What::Unpark).await?;
+        self.forget(&unburied, What::Unbury).await?;
         Ok(outcomes)
     }
 
@@ -256,19 +258,27 @@ impl Session {
             return Err(catalog::missing_table(table.into, &group.columns, &table.key_columns));
         };
         let columns = group.columns.iter().map(|name| (*name).to_owned()).collect();
-        let shape = Shape { table: known.number, what, columns };
+        self.prepared(Shape { table: known.number, what, columns }, table.into, &group.columns).await
+    }
+
+    /// The prepared statement of a shape.
+    async fn prepared(&mut self, shape: Shape, into: &str, columns: &[&str]) -> Result<Statement, ApplyError> {
         if let Some(statement) = self.statements.get(&shape) {
             return Ok(statement.clone());
         }
-        let (places, columns) = (&known.places, known.catalog.columns_of(&group.columns));
-        let text = match what {
-            What::Write(Form::Delete) => places.delete(&columns),
-            What::Write(Form::Whole) => places.upsert(&columns),
-            What::Write(Form::Part) => places.update_else_insert(&columns),
-            What::AskVersions => places.versions(&columns),
+        let Some(Table { places, catalog, .. }) = self.tables.values().find(|table| table.number == shape.table) else {
+            return Err(catalog::missing_table(into, columns, &[]));
+        };
+        let text = match shape.what {
+            What::Write(Form::Delete) => places.delete(&catalog.columns_of(columns)),
+            What::Write(Form::Whole) => places.upsert(&catalog.columns_of(columns)),
+            What::Write(Form::Part) => places.update_else_insert(&catalog.columns_of(columns)),
+            What::AskVersions => places.versions(&catalog.columns_of(columns)),
+            What::Unpark => places.unpark(),
+            What::Unbury => places.unbury(),
         };
         let prepared = self.client.prepare(&text).await;
-        let prepared = prepared.map_err(|cause| self.doing(table.into, &group.columns).failed(cause))?;
+        let prepared = prepared.map_err(|cause| self.doing(into, columns).failed(cause))?;
         if self.statements.len() >= SHAPES_MAX {
             self.statements.clear();
         }

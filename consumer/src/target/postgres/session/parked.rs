@@ -1,16 +1,16 @@
 //! The begin of a call, records that are parked or were deleted, and messages that are tried alone.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use syncline_shared::record::Version;
 use tokio_postgres::SimpleQueryMessage;
 
 use super::learn::Wanted;
-use super::{Session, Table, table_key};
+use super::{Session, Shape, Table, What, table_key};
 use crate::target::fold::{Item, key_name};
 use crate::target::postgres::catalog::{self, Catalog, PARKED, TRIES};
-use crate::target::postgres::sql::{self, Places};
+use crate::target::postgres::sql;
 use crate::target::{ApplyError, Outcome, Parked};
 
 /// A table, a key of it, and the version up to which what is parked or buried of it is forgotten.
@@ -117,19 +117,17 @@ impl Session {
     }
 
     /// Forgets what is parked or buried of records that the transaction took.
-    pub(super) async fn forget(
-        &self,
-        records: &[Cleared],
-        statement: impl Fn(&Places) -> String,
-    ) -> Result<(), ApplyError> {
-        for table in self.tables.values() {
-            let of_table = records.iter().filter(|(number, ..)| *number == table.number);
+    pub(super) async fn forget(&mut self, records: &[Cleared], what: What) -> Result<(), ApplyError> {
+        let numbers: BTreeSet<usize> = records.iter().map(|(number, ..)| *number).collect();
+        for table in numbers {
+            let of_table = records.iter().filter(|(number, ..)| *number == table);
             let (keys, versions): (Vec<&str>, Vec<String>) =
                 of_table.map(|(_, key, version)| (key.as_str(), version.to_string())).unzip();
-            if !keys.is_empty() {
-                let done = self.client.execute(&statement(&table.places), &[&keys, &versions]).await;
-                done.map_err(|cause| self.parking(table, cause))?;
-            }
+            let known = self.tables.values().find(|known| known.number == table);
+            let into = known.map(|known| known.catalog.into.clone()).unwrap_or_default();
+            let statement = self.prepared(Shape { table, what, columns: Vec::new() }, &into, &[]).await?;
+            let done = self.client.execute(&statement, &[&keys, &versions]).await;
+            done.map_err(|cause| self.doing(&into, &[]).failed(cause))?;
         }
         Ok(())
     }
