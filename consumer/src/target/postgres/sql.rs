@@ -188,18 +188,21 @@ impl Places {
             "SELECT s._syncline_key, replace(greatest(t.{VERSION}, d.version)::text, '-', ''), \
              pg_current_xact_id()::xid IN (t.xmin, d.xmin) IS TRUE FROM {records} s \
              LEFT JOIN {table} t ON {same_row} \
-             LEFT JOIN {tombstones} d ON d.table_name = {literal} AND d.key = s._syncline_key \
+             LEFT JOIN LATERAL (SELECT d.version, d.xmin FROM {tombstones} d \
+             WHERE d.table_name = {literal} AND d.key = s._syncline_key OFFSET 0) d ON true \
              WHERE greatest(t.{VERSION}, d.version) IS NOT NULL",
             same_row = self.same_key("t"),
         )
     }
 
-    /// Removes the tombstones of records that were written again: keys (`$1`) and versions (`$2`).
+    /// Removes the tombstones of records that were written again: keys (`$1`) and versions (`$2`). They are looked up one by
+    /// one, as in [`Places::upsert`].
     pub(super) fn unbury(&self) -> String {
         let Self { tombstones, literal, .. } = self;
         format!(
-            "DELETE FROM {tombstones} d USING unnest($1::text[], $2::text[]) s (key, version) \
-             WHERE d.table_name = {literal} AND d.key = s.key AND d.version < s.version::uuid"
+            "DELETE FROM {tombstones} WHERE table_name = {literal} AND key = ANY (ARRAY(SELECT s.key \
+             FROM unnest($1::text[], $2::text[]) s (key, version) WHERE EXISTS (SELECT FROM {tombstones} d \
+             WHERE d.table_name = {literal} AND d.key = s.key AND d.version < s.version::uuid OFFSET 0)))"
         )
     }
 
@@ -244,11 +247,13 @@ impl Places {
         names.map(|name| format!("{alias}.{name} = s.{name}")).collect::<Vec<_>>().join(" AND ")
     }
 
+    /// `OFFSET 0` has tombstones looked up record by record. As a join, the plan that is made while they are few reads all of
+    /// them for each record, and is kept while they become many.
     fn not_buried(&self) -> String {
         let Self { tombstones, literal, .. } = self;
         format!(
             "NOT EXISTS (SELECT FROM {tombstones} d WHERE d.table_name = {literal} AND d.key = s._syncline_key \
-             AND d.version >= s._syncline_since)"
+             AND d.version >= s._syncline_since OFFSET 0)"
         )
     }
 }
