@@ -193,6 +193,32 @@ async fn a_part_whose_record_was_parked_meanwhile_waits_also_where_the_database_
 }
 
 #[tokio::test]
+async fn tombstones_are_looked_up_one_by_one_however_many_they_become() {
+    let bench = PostgresBench::new().await;
+    with_incidents(&bench).await;
+    let mut target = bench.target("one");
+    // The plans are made while there are none.
+    apply(&mut target, &[(Action::Insert, incident("I", 1, "first", None)), (Action::Delete, deleted("D", 1))]).await;
+    for call in 0..20 {
+        let deletes = (0..100).map(|number| (Action::Delete, deleted(&format!("D{call}-{number}"), 2)));
+        let writes = (0..10).map(|number| (Action::Insert, incident(&format!("I{call}-{number}"), 3, "new", None)));
+        apply(&mut target, &deletes.chain(writes).collect::<Vec<_>>()).await;
+    }
+    drop(target);
+    let gone = "SELECT count(*)::text FROM pg_stat_activity \
+                WHERE datname = current_database() AND application_name = 'syncline consumer'";
+    while bench.ask(gone, &[]).await.as_deref() != Some("0") {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Counts are complete once the connection is gone.
+    let read =
+        "SELECT (seq_tup_read + idx_tup_fetch)::text FROM pg_stat_user_tables WHERE relname = '_syncline_tombstone'";
+    let read: u32 = bench.ask(read, &[]).await.unwrap().parse().unwrap();
+    assert!(read < 2_000, "{read} tombstones were read for 2,200 records");
+    bench.finish().await;
+}
+
+#[tokio::test]
 async fn a_broken_connection_is_transient_and_the_next_call_works() {
     let bench = PostgresBench::new().await;
     with_incidents(&bench).await;
